@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from . import __version__
 
-# %% ../nbs/07_cli.ipynb #e37df501
+# %% ../nbs/07_cli.ipynb #da149f11
 COMMANDS = dict(
     demo=('cli', 'all stages on the synthetic city, ending with a report'),
     run=('cli', 'all stages on a data set; run again, it goes on where it stopped'),
@@ -36,6 +36,7 @@ def usage() -> str:
     return '\n'.join([f'rsguided {__version__}: synthetic, already labelled aerial images', '',
         'usage: rsguided COMMAND ... (rsguided COMMAND --help for its arguments)', '', *(f'  {k:12} {h}' for k,(_,h) in COMMANDS.items())])
 
+# %% ../nbs/07_cli.ipynb #bec54b4b
 def main(
     argv=None, # arguments; those of the process if None
 ) -> int:      # 0 done, 2 the user can mend it, 130 interrupted
@@ -132,7 +133,7 @@ def estimate(
     disk = (model.n_params*20 + n*a.size**2*3)/1e6   # weights, their average, two moments of Adam; two copies of each PNG
     return f'estimate: {train:.1f} min of training, {n/a.batch_size*fwd*a.sample_steps/60:.1f} min for {n} images, {disk:.0f} MB of disk'
 
-# %% ../nbs/07_cli.ipynb #e9c85c61
+# %% ../nbs/07_cli.ipynb #931256c7
 def pairs_stage(a):
     from rsguided.data import fingerprint
     from rsguided.pseudolabel import pseudolabel
@@ -141,6 +142,7 @@ def pairs_stage(a):
     return args, {}, lambda fresh: pseudolabel(a.data, a.out/'pairs', a.segmenter, a.landcover, a.max_background, seed=a.seed,
         device=a.device, precision=a.precision, workers=a.workers, licences=a.licences, overwrite=True), a.overwrite
 
+# %% ../nbs/07_cli.ipynb #ea31ca2b
 def model_stage(a):
     from rsguided.data import PairStore, fingerprint
     from rsguided.ddim_train import train
@@ -167,6 +169,7 @@ def dataset_stage(a):
     args = dict(data=fingerprint(a.data), synthetic=fingerprint(a.out/'synthetic'/'manifest.jsonl'), seed=a.seed)
     return args, {}, lambda fresh: export(a.data, a.out/'synthetic', a.out/'dataset', seed=a.seed, overwrite=True)
 
+# %% ../nbs/07_cli.ipynb #7068a7cd
 def reader_stage(a):
     from rsguided.data import fingerprint
     args = dict(synthetic=fingerprint(a.out/'synthetic'/'manifest.jsonl'), pairs=fingerprint(a.out/'pairs'),
@@ -189,7 +192,7 @@ def read_back(a):
 
 STAGES = dict(pairs=pairs_stage, model=model_stage, synthetic=synthetic_stage, dataset=dataset_stage, reader=reader_stage)
 
-# %% ../nbs/07_cli.ipynb #48082a4f
+# %% ../nbs/07_cli.ipynb #a9977678
 def complete(a):
     "Fill in what was left to choose, and find what is wrong before anything is written"
     from rsguided.data import check_images, fingerprint, pick_device, pick_precision, read_data
@@ -207,6 +210,7 @@ def complete(a):
     check_images(read_data(a.data))
     return a
 
+# %% ../nbs/07_cli.ipynb #565f5424
 def run(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     out:str,              # folder of the run: pairs, model, synthetic, dataset, report.html, report.json
@@ -254,7 +258,7 @@ def demo(
     if not (out/'city').exists(): city(out/'city', train=240, val=48, test=0, seed=seed)
     return run(out/'city', out, minutes=minutes, seed=seed, device=device, symmetries=1)
 
-# %% ../nbs/07_cli.ipynb #5f8ba0a1
+# %% ../nbs/07_cli.ipynb #6b49b773
 def img_tag(fig):
     "A matplotlib figure as HTML, its PNG inside"
     import base64, io
@@ -280,6 +284,7 @@ def pair_figure(store, n=7):
     ims, masks, _ = zip(*[load_pair(p, None, store.classes) for p in ps])
     return show_pairs(ims, masks, store.classes, [p.name for p in ps], size=1.6)
 
+# %% ../nbs/07_cli.ipynb #ee695a1b
 def synthetic_figure(out, store, n=8):
     "Real tile, mask, synthetic image, what the reader sees in it, and where that differs from the mask"
     import matplotlib.pyplot as plt
@@ -329,7 +334,7 @@ def report_figures(out, store, args, seconds) -> dict:
             faults=len(faults(out/'dataset'))),
         fidelity=read_json(out/'reader'/'fidelity.json'))
 
-# %% ../nbs/07_cli.ipynb #39daee32
+# %% ../nbs/07_cli.ipynb #5f74ce58
 CSS = """body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222} img{max-width:100%}
 table{border-collapse:collapse;margin:1em 0} td,th{padding:.2em .9em;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left} h2{margin-top:2em} .note{color:#555}"""
@@ -365,6 +370,7 @@ The masks of the first are those of training images, which the reader knows; so 
     yield '<h2>What was run</h2>' + html_table(('stage', 'seconds'), [(k, round(v)) for k,v in d['seconds'].items()])
     yield html_table(('argument', ''), [(k, v) for k,v in d['arguments'].items() if v not in (None, '')])
 
+# %% ../nbs/07_cli.ipynb #d8b6eaed
 def write_report(
     out,        # folder of the run
     args:dict,  # what was asked for

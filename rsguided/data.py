@@ -1137,7 +1137,7 @@ def draw_instances(
         inst[y0:y1,x0:x1][m] = k+1
     return inst
 
-# %% ../nbs/00_data.ipynb #ad859426
+# %% ../nbs/00_data.ipynb #92f8b757
 def clip(
     buildings,  # list of buildings in the scene's pixels
     x, y, size, # top left corner and side of the tile
@@ -1152,6 +1152,7 @@ def clip(
 
 def starts(n, size, stride): return sorted({*range(0, n-size, stride), n-size})
 
+# %% ../nbs/00_data.ipynb #2bebc706
 def tiles(
     coco_json:str,  # COCO file of the scenes; their images lie beside it
     out:str,        # data set folder; the split is called what the file is called
@@ -1176,6 +1177,7 @@ def tiles(
     print(f'{len(recs)} tiles, {sum(len(r.buildings) for r in recs)} buildings in {path.parent.name}/{path.name}')
     return path
 
+# %% ../nbs/00_data.ipynb #c852385f
 def _cut(s, d, size, stride, ext):
     im = load_image(s.path)
     for y in starts(s.h, size, stride):
@@ -1184,7 +1186,7 @@ def _cut(s, d, size, stride, ext):
             save_image(f, im[y:y+size, x:x+size], **({'quality': 95} if ext=='jpg' else {}))
             yield Record(s.split, f.stem, f, size, size, clip(s.buildings, x, y, size), s.gsd)
 
-# %% ../nbs/00_data.ipynb #8e612c2f
+# %% ../nbs/00_data.ipynb #2ad45bd5
 Pair = namedtuple('Pair', 'split name image mask buildings h w gsd')
 
 def with_buildings(
@@ -1202,6 +1204,7 @@ def with_buildings(
     m[inst > 0] = building
     return m
 
+# %% ../nbs/00_data.ipynb #8c0a9680
 def write_pair(
     root,    # pair store (or the folder that becomes one)
     rec,     # `Record`
@@ -1226,7 +1229,7 @@ def manifest_row(rec, mask, buildings, classes=LOVEDA, kept=True, reason='', **e
     return dict(split=rec.split, name=rec.name, source=rec.path.name, h=mask.shape[0], w=mask.shape[1], gsd=rec.gsd,
         shares=shares, buildings=None if buildings is None else len(buildings), kept=kept, reason=reason, **extra)
 
-# %% ../nbs/00_data.ipynb #81225792
+# %% ../nbs/00_data.ipynb #67082ed8
 def finish_store(
     root,  # folder with the pairs written by `write_pair`
     rows,  # manifest rows
@@ -1242,6 +1245,7 @@ def finish_store(
     save_json(root/'classes.json', classes.to_dict(), indent=1)
     write_jsonl(root/'manifest.jsonl', rows)
 
+# %% ../nbs/00_data.ipynb #1ec4be09
 class PairStore:
     "Images, masks and buildings of a pair store, joined by (split, name)"
     def __init__(self,

@@ -76,7 +76,7 @@ class NoiseCB(Callback):
         self.learn.yb = (target(x0, eps, t, self.abar, self.prediction_type),)
         self.n_seen += self.training
 
-# %% ../nbs/03_ddim_train.ipynb #dfe8e670
+# %% ../nbs/03_ddim_train.ipynb #4ada57f0
 def lr_factor(
     done,   # share of training that is done, 0..1
     step,   # optimiser steps done
@@ -85,6 +85,7 @@ def lr_factor(
     "Linear warm-up, then half a cosine down to 0"
     return min(1., (step+1)/max(1, warmup)) * .5*(1 + math.cos(math.pi*min(1., done)))
 
+# %% ../nbs/03_ddim_train.ipynb #5d9364a3
 class StepCB(Callback):
     "Optimiser steps: accumulation, clipping, learning rate, and the end of training"
     order, run_valid = 60, False

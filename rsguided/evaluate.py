@@ -112,12 +112,13 @@ def f1_images(
     n = sum(len(preds.get(k, [])) for k in truths)
     return f1_counts(tp, n-tp, sum(map(len, truths.values()))-tp)
 
-# %% ../nbs/06_evaluate.ipynb #16e99bbc
+# %% ../nbs/06_evaluate.ipynb #41c2e594
 def _shape(a, size, path, i):
     try: return geometry(a.get('segmentation'), size)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise InputError(f'{path} entry {i} is no shape: {e}; COCO polygons or run-length masks are wanted') from None
 
+# %% ../nbs/06_evaluate.ipynb #51c51f25
 def read_truth(
     path, # COCO JSON; images need not be there
 ) -> tuple: # image id → geometries, image id → (h,w) or None
@@ -137,6 +138,7 @@ def read_truth(
         if g.area: res[a['image_id']].append(g)
     return res, size
 
+# %% ../nbs/06_evaluate.ipynb #526fe786
 def read_results(
     path,  # COCO results: a list of {image_id, category_id, segmentation, score}
     sizes:dict, # image id → (h,w) or None, of the images there are

@@ -330,7 +330,7 @@ def _look(f):
     except InputError as e: return digest, f'does not decode ({str(e).split(": ")[-1]})'
     return str(f) if (im == im[0,0]).all() else digest, ''
 
-# %% ../nbs/05_yolo_export.ipynb #778fc0fd
+# %% ../nbs/05_yolo_export.ipynb #e388153b
 def manifest_faults(
     root,     # data set folder
     ims:dict, # split → image paths
@@ -358,6 +358,7 @@ def _n_labels(root, f):
     t = root/'labels'/f.parent.name/f'{f.stem}.txt'
     return sum(1 for l in t.read_text(errors='replace').splitlines() if l.strip()) if t.exists() else None
 
+# %% ../nbs/05_yolo_export.ipynb #6f21fd57
 def coco_faults(
     root,     # data set folder
     ims:dict, # split → image paths
