@@ -6,7 +6,8 @@ import os, platform, tempfile, time, warnings
 warnings.filterwarnings('ignore')
 from pathlib import Path
 import torch
-from rsguided.data import check_images, city, draw_instances, pick_precision, read_data
+from rsguided.city import city
+from rsguided.data import check_images, draw_instances, pick_precision, read_data
 from rsguided.unet import create_unet
 
 def timed(what, unit, n, f):

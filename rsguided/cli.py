@@ -17,11 +17,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from . import __version__
 
-# %% ../nbs/07_cli.ipynb #da149f11
+# %% ../nbs/07_cli.ipynb #1187a22d
 COMMANDS = dict(
     demo=('cli', 'all stages on the synthetic city, ending with a report'),
     run=('cli', 'all stages on a data set; run again, it goes on where it stopped'),
-    city=('data', 'write a synthetic city with its true land cover'),
+    city=('city', 'write a synthetic city with its true land cover'),
     tiles=('data', 'cut scenes into tiles, polygons clipped'),
     pseudolabel=('pseudolabel', 'images and polygons → pairs of image and mask'),
     train=('ddim_train', 'train a guided diffusion U-Net on pairs'),
@@ -68,11 +68,10 @@ def call(name, argv):
         return 2
     return 0
 
-# %% ../nbs/07_cli.ipynb #181a26d9
+# %% ../nbs/07_cli.ipynb #af30b6be
 def preview(model, cond):
     "A quick look at what a model paints, for `train`"
     import torch
-    from rsguided.ddim_train import noise_schedule
     from rsguided.sample import denoise, image_noise, make_sampler
     noise = torch.stack([image_noise((model.channels, model.size, model.size), 0, 'preview', i) for i in range(len(cond))]).to(cond.device)
     return denoise(model, noise, cond, make_sampler('ddim', model.scheduler, 10))
@@ -210,7 +209,7 @@ def complete(a):
     check_images(read_data(a.data))
     return a
 
-# %% ../nbs/07_cli.ipynb #565f5424
+# %% ../nbs/07_cli.ipynb #097fdd60
 def run(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     out:str,              # folder of the run: pairs, model, synthetic, dataset, report.html, report.json
@@ -253,7 +252,7 @@ def demo(
     device:str=None,         # default: a GPU if there is one
 ) -> Path:                   # of the report
     "All stages on the synthetic city, on a CPU, in minutes; ends with a page of pictures and figures"
-    from rsguided.data import city
+    from rsguided.city import city
     out = Path(out)
     if not (out/'city').exists(): city(out/'city', train=240, val=48, test=0, seed=seed)
     return run(out/'city', out, minutes=minutes, seed=seed, device=device, symmetries=1)

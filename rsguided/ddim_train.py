@@ -223,7 +223,7 @@ def load_state(
     learn.noise_cb.n_seen = sc.micro
     learn.dls.train.pos = sc.micro*learn.dls.train.bs
 
-# %% ../nbs/03_ddim_train.ipynb #7791c89d
+# %% ../nbs/03_ddim_train.ipynb #21ef5352
 class PreviewCB(Callback):
     "Every so many steps, draw masks of the validation set into FOLDER/STEP.png: mask, painted image, real image"
     order, run_valid = 85, False
@@ -249,7 +249,6 @@ class ProgressCB(Callback):
     "One bar for the whole training; quiet where there is no terminal"
     order, run_valid = 90, False
     def before_fit(self):
-        sc = self.step_cb
         self.bar = tqdm(total=100, desc='train', disable=None,
             bar_format='{desc} {percentage:3.0f}% {bar} {postfix} {elapsed}<{remaining}')
     def after_step(self):

@@ -9,7 +9,7 @@ __all__ = ['build_segmenter', 'Segmenter', 'save_segmenter', 'load_segmenter', '
            'read_pairs', 'folder_classes', 'Crops', 'class_weights', 'BudgetCB', 'train_segmenter', 'choose_land_cover',
            'land_covers', 'background', 'store_pair', 'pseudolabel']
 
-# %% ../nbs/01_pseudolabel.ipynb #efff7835
+# %% ../nbs/01_pseudolabel.ipynb #cc218907
 import math, re, time
 from functools import partial
 from itertools import groupby
@@ -29,7 +29,7 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper
-from .data import (IGNORE, LOVEDA, IMAGE_EXTS, Classes, InputError, Record, StreamDL, autocast,
+from .data import (IGNORE, LOVEDA, IMAGE_EXTS, Classes, InputError, StreamDL, autocast,
     check_images, dihedral, draw_instances, finish_store, load_image, load_mask, manifest_row, new_folder,
     pick_device, pick_precision, read_data, read_json, save_json, with_buildings, write_atomic, write_pair)
 
