@@ -7,7 +7,7 @@ Docs: https://rsguided.github.io/rsguided/city.html.md"""
 # %% auto #0
 __all__ = ['GSD', 'city_style', 'draw_buildings', 'city_tile', 'city']
 
-# %% ../nbs/00a_city.ipynb #4b0f6a88
+# %% ../nbs/00a_city.ipynb #027b9173
 import os, sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from fastcore.basics import ifnone, store_attr
 from pycocotools import mask as maskUtils
-from shapely import STRtree, area as area_of, clip_by_rect, get_coordinates, intersection, is_valid
+from shapely import STRtree, area as area_of, clip_by_rect, get_coordinates, intersection, is_valid, linearrings, polygons
 from shapely.geometry import Polygon
 from tqdm import tqdm
-from .data import InputError, LOVEDA, new_folder, save_json, save_mask
+from .core import InputError, LOVEDA, new_folder, save_json, save_mask
 
 # %% ../nbs/00a_city.ipynb #11f2a2fb
 GSD = .3   # metres per pixel of the synthetic city
@@ -103,14 +103,15 @@ _DEFAULT = dict(u=0., v=0., turn=0., hu=1., hv=1.,          # place, angle, half
                 along=0., per=9., amp=0.,                    # stripes: axis, period, strength
                 rim=1., glass=0., rough=.07, cls=0., r=0., g=0., b=0.)
 
-# %% ../nbs/00a_city.ipynb #ee1b9f8f
+# %% ../nbs/00a_city.ipynb #9a0a94c4
 class _Plan:
     "The things of a tile: `ground`, `solids`, `trees`, and street `lines` (axis, at, half width, from, to)"
     def __init__(self, rng, st, size, angle, bend=0.):
         store_attr()
         self.ground,self.solids,self.trees,self.lines,self.water,self.wild = [], [], [], [], None, {}
-        self.U,self.reach = rng.uniform, .75*size + _PAD
+        self.reach = .75*size + _PAD
         self.frame = _Frame(size*rng.uniform(.3, .7), size*rng.uniform(.3, .7), angle, bend)
+    def U(self, lo, hi, n=None): return lo + (hi-lo)*self.rng.random(n) # a third of what `uniform` takes for one
     def maybe(self, chance): return self.rng.random() < chance
     def pick(self, xs): return xs[self.rng.integers(len(xs))]
     def roof(self, kind): # a colour
@@ -154,7 +155,7 @@ def _streets(p, du, dv, hw, walk, rural=False):
             v,hv = w,h
     return blocks
 
-# %% ../nbs/00a_city.ipynb #f4468490
+# %% ../nbs/00a_city.ipynb #d23319cc
 def _settle(p, items):
     "Corners (k,2) and a table (name → column; row 0 is nothing) of the things that reach the padded tile"
     names = [*_DEFAULT, 'cx', 'cy', 'c', 's']
@@ -169,15 +170,17 @@ def _settle(p, items):
     at,off = (np.array([q for it in items for q in it[k]], float).reshape(-1, 2) for k in (0, 1))
     angle = p.frame.angle + at[:,1]*p.bend + np.repeat(turn[keep][1:], n)
     xy = np.stack(p.frame.to_xy(*at.T), -1) + _turned(off, angle)
-    return np.split(xy, n.cumsum()[:-1]) if len(n) else [], dict(zip(names, t.T.copy()))
+    return [xy[k-m:k] for k,m in zip(n.cumsum(), n)], dict(zip(names, t.T.copy()))
 
-# %% ../nbs/00a_city.ipynb #72eaad80
+# %% ../nbs/00a_city.ipynb #27517494
 def _apart(p, polys, t):
     "Leave out buildings that stand in a street or on an earlier one; also gives the rest as shapely polygons"
     k = np.flatnonzero(t['cls'] == 1)
-    rings = [(polys[i-1], t['iu'][i] > 0) for i in k]
-    geo = np.array([Polygon(q[:4], [q[5:9]]) if court else Polygon(q) for q,court in rings], object)
-    if not len(k): return polys, t, geo
+    if not len(k): return polys, t, np.array([], object)
+    rings, court = [polys[i-1] for i in k], t['iu'][k] > 0
+    shells = [q[:4] if c else q for q,c in zip(rings, court)]
+    geo = polygons(linearrings(np.concatenate(shells), indices=np.repeat(np.arange(len(k)), [*map(len, shells)])))
+    for i in np.flatnonzero(court): geo[i] = Polygon(shells[i], [rings[i][5:9]])
     xy,who = get_coordinates(geo, return_index=True)
     (u,v),out = p.frame.to_uv(*xy.T), {*np.flatnonzero(~is_valid(geo))}
     for ax,at,hw,lo,hi in p.lines:
@@ -389,14 +392,22 @@ def _plan(rng, st, size):
             p.alley(*((q, q, lo, hi) if ax == 'u' else (lo, hi, q, q)), p.U(24, 40), 4, 7.5)
     return p
 
-# %% ../nbs/00a_city.ipynb #41b5c730
-def _mix(img, a, col): img += a*(np.asarray(col, np.float32)[:,None,None] - img)
+# %% ../nbs/00a_city.ipynb #d8947302
+def _mix(img, a, col): # towards a colour, by the share `a`
+    d = np.asarray(col, np.float32)[:,None,None] - img
+    d *= a
+    img += d
+
+def _corners(polys, pad, k=1): # flat lists of x,y for the canvas, whose pixels are 1/k and begin `pad` outside
+    xy = ((np.concatenate([np.zeros((0, 2)), *polys]) + pad)*k - .5).ravel().tolist()
+    ends = 2*np.cumsum([0, *map(len, polys)])
+    return [xy[a:b] for a,b in zip(ends, ends[1:])]
 
 def _index(polys, size, pad):
     "(s,s) number of the topmost polygon, from 1; 0 is none"
     im = Image.new('I', (size+2*pad,)*2)
     draw = ImageDraw.Draw(im)
-    for k,xy in enumerate(polys, 1): draw.polygon((xy+(pad-.5)).ravel().tolist(), fill=k)
+    for k,xy in enumerate(_corners(polys, pad), 1): draw.polygon(xy, fill=k)
     return np.array(im)
 
 def _pixels(idx, t, pad=0):
@@ -464,17 +475,17 @@ def _patches(p, img, lab, rough):
     for c,k in enumerate('rgb'): img[c].ravel()[j] = t[k].take(i)*stripes
     lab.ravel()[j], rough.ravel()[j] = t['cls'].take(i), t['rough'].take(i)
 
-# %% ../nbs/00a_city.ipynb #4df52f13
+# %% ../nbs/00a_city.ipynb #750748b0
 def _marks(p, lines, u, v, img):
     "Dashes along the middle of streets, but not where they meet; zebra crossings in the centre"
     for k,(ax,at,hw,sd) in enumerate(lines):
-        j = np.flatnonzero(sd < -.5)
-        a,b = ((u-at, v) if ax == 'u' else (v-at, u))
+        a,b = (u-at, v) if ax == 'u' else (v-at, u)
+        zebras = p.kind == 'centre' and ax == 'v'
+        j = np.flatnonzero((sd < -.5) & (abs(a) < (hw if zebras else 1)))
         a,b = a.ravel()[j], b.ravel()[j]
         other = np.minimum.reduce([np.full_like(a, 99), *(l[3].ravel()[j] for l in lines[:k]+lines[k+1:])])
         paint = np.clip(1-abs(a), 0, 1)*((b % 24) < 12)*(other > 10)
-        zebra = (abs(a) < hw-1) & ((a % 4.6) < 2.3) & (abs(other-5.5) < 4)
-        if p.kind == 'centre' and ax == 'v': paint[zebra] = 1
+        if zebras: paint[(abs(a) < hw-1) & ((a % 4.6) < 2.3) & (abs(other-5.5) < 4)] = 1
         for c in img: c.ravel()[j] += .7*paint*(220 - c.ravel()[j])
 
 # %% ../nbs/00a_city.ipynb #6127f5cd
@@ -502,7 +513,7 @@ def _roofs(t, i, du, dv, sun):
     lit[(g('glass') > 0) & (abs(abs(du/hu-.04)-.42) < .14)] *= .4 # windscreens
     return g('h') + m*np.maximum(d, 0)*GSD, np.stack([g('r'), g('g'), g('b')])*lit
 
-# %% ../nbs/00a_city.ipynb #31892a62
+# %% ../nbs/00a_city.ipynb #f7fcd409
 def _crowns(p, t, nz):
     "Flat position on the padded tile, height m, colour (3,k) of crown pixels: frayed domes, lit by the sun"
     s,sun = p.size + 2*_PAD, p.st.sun
@@ -511,10 +522,10 @@ def _crowns(p, t, nz):
     draw = ImageDraw.Draw(im)
     for k,(x,y,r) in enumerate((t + [_PAD, _PAD, 0]).tolist()): draw.ellipse((x-r, y-r, x+r, y+r), fill=k)
     fray = np.rint(1.4*nz['warp']).astype(np.int32)
-    pos = np.clip(np.arange(s*s).reshape(s, s) + fray + s*fray[::-1], 0, s*s-1)
-    idx = np.array(im).ravel().take(pos)
+    pos = np.arange(s*s, dtype=np.int32).reshape(s, s) + fray + s*fray[::-1]
+    idx = np.array(im).ravel().take(pos, mode='clip')
     j = np.flatnonzero(idx)
-    i,pos,leaf = idx.ravel().take(j).astype(np.intp), pos.ravel().take(j), nz['leaf'].ravel().take(j)
+    i,pos,leaf = idx.ravel().take(j).astype(np.intp), pos.ravel().take(j).clip(0, s*s-1), nz['leaf'].ravel().take(j)
     x,y,r = t[i].T
     dx,dy = ((q.astype(np.float32)-(_PAD-.5)-o)/r for q,o in ((pos % s, x), (pos // s, y)))
     z = np.sqrt(np.maximum(1-dx*dx-dy*dy, .06))
@@ -522,16 +533,17 @@ def _crowns(p, t, nz):
     tint = p.st.tree + p.rng.normal(0, 1, (len(t), 1))*[12, 9, 6] + p.rng.normal(0, 3, (len(t), 3))
     return j, np.minimum(2.1*r*GSD, 7)*(.5+.5*z) + 1 + .35*leaf, tint.astype(np.float32)[i].T*lit
 
-# %% ../nbs/00a_city.ipynb #863a48d0
-def _shadow(h, st):
-    "1 where a pixel lies in shadow, from heights (s,s) in m: all heights are moved along the rays at once"
-    cm, fall, s = np.round(h*100).astype(np.int16), st.fall*GSD*100, len(h)
-    over,far = np.full_like(cm, -30000), min(cm.max()/fall, s-1)
+# %% ../nbs/00a_city.ipynb #808d6a6b
+def _shadow(h, st, pad=_PAD):
+    "1 where a pixel lies in shadow, 0 elsewhere, without the pad of the heights (s,s) in m: all of them move along the rays"
+    cm, fall, n = np.round(h*100).astype(np.int16), st.fall*GSD*100, len(h)-2*pad
+    over,far = np.full((n, n), -30000, np.int16), min(cm.max()/fall, n+pad-1)
     for k in [*np.arange(1, min(far, 16)), *np.arange(17, far, 2)]:
         dx,dy = np.round(k*st.shadow).astype(int)
-        dst,src = (tuple(slice(max(0, q*o), s+min(0, q*o)) for o in (dy, dx)) for q in (1, -1))
+        dst = tuple(slice(max(0, o-pad), n+min(0, o+pad)) for o in (dy, dx))
+        src = tuple(slice(d.start+pad-o, d.stop+pad-o) for d,o in zip(dst, (dy, dx)))
         np.maximum(over[dst], cm[src] - np.int16(k*fall), out=over[dst])
-    return (over > cm + 25).astype(np.float32)
+    return (over > cm[pad:-pad,pad:-pad] + 25).astype(np.float32)
 
 # %% ../nbs/00a_city.ipynb #cfb0f126
 def _trees(p, idx, lab):
@@ -550,16 +562,16 @@ def _trees(p, idx, lab):
     fit = np.where(wood, under == 5, ~np.isin(under, [2, 3]) & ((under != 6) | (tr[:,2] < 5)))
     return tr[fit & (idx[y, x] == 0).all(1)]
 
-# %% ../nbs/00a_city.ipynb #281d328f
+# %% ../nbs/00a_city.ipynb #45379997
 def _soft(a, w=.24):
     "3-tap blur along the last two axes"
     for ax in (-1, -2):
         b = a.swapaxes(ax, -1)
-        c = b*(1-2*w)
-        c[...,1:] += w*b[...,:-1]
-        c[...,:-1] += w*b[...,1:]
-        c[...,0] += w*b[...,0]
-        c[...,-1] += w*b[...,-1]
+        c,side = b*(1-2*w), b*w
+        c[...,1:] += side[...,:-1]
+        c[...,:-1] += side[...,1:]
+        c[...,0] += side[...,0]
+        c[...,-1] += side[...,-1]
         a = c.swapaxes(ax, -1)
     return a
 
@@ -568,13 +580,15 @@ def _camera(img, st, nz):
     img += np.float32([[[172]], [[182]], [[196]]])*st.haze
     img += st.noise*nz['sensor']
     img -= .0011*np.square(np.maximum(img-120, 0))         # highlights do not burn out
-    return np.ascontiguousarray(np.clip(img + .5, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+    img += .5
+    bands = np.clip(img, 0, 255, out=img).astype(np.uint8)
+    return np.array(Image.merge('RGB', [Image.fromarray(b) for b in bands]))
 
 def _cover(polys, size, k=2):
     "Share (s,s) of each pixel that polygons cover"
     im = Image.new('L', ((size+2*_PAD)*k,)*2)
     draw = ImageDraw.Draw(im)
-    for xy in polys: draw.polygon(((xy+_PAD)*k-.5).ravel().tolist(), fill=255)
+    for xy in _corners(polys, _PAD, k): draw.polygon(xy, fill=255)
     return np.array(im.reduce(k))/np.float32(255)
 
 # %% ../nbs/00a_city.ipynb #d5ef2fb2
@@ -596,7 +610,7 @@ def draw_buildings(
     if not segs: return np.zeros((h, w), bool)
     return maskUtils.decode(maskUtils.merge(maskUtils.frPyObjects(segs, h, w))).astype(bool)
 
-# %% ../nbs/00a_city.ipynb #856b13be
+# %% ../nbs/00a_city.ipynb #c70c3af2
 def city_tile(
     seed,     # city: sun, palette, street style
     i,        # number of the tile, from 0
@@ -624,7 +638,7 @@ def city_tile(
     col *= 1 + t['rough'].take(i)*tex.ravel().take(j)
     a = _cover(polys, size).ravel().take(j)
     for f,c in zip(flat, col): f[j] += a*(c - f.take(j))
-    dark = _soft(_shadow(height, st)[inner])
+    dark = _soft(_shadow(height, st))
     blds = _footprints(geo, size)
     lab[crown[inner]] = 5
     lab[draw_buildings(blds, size, size)] = 1

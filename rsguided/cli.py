@@ -10,12 +10,14 @@ __all__ = ['COMMANDS', 'STAGES', 'CSS', 'LAND', 'usage', 'main', 'call', 'previe
            'run', 'demo', 'img_tag', 'html_table', 'spread', 'pair_figure', 'synthetic_figure', 'report_figures',
            'report_body', 'write_report']
 
-# %% ../nbs/07_cli.ipynb #726b2fd0
+# %% ../nbs/07_cli.ipynb #f39aa6d0
 import sys, time, warnings
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from . import __version__
+from rsguided.core import (InputError, fingerprint, folder_lock, is_done, read_json, read_jsonl, save_json, set_done,
+    write_atomic)
 
 # %% ../nbs/07_cli.ipynb #1187a22d
 COMMANDS = dict(
@@ -36,7 +38,7 @@ def usage() -> str:
     return '\n'.join([f'rsguided {__version__}: synthetic, already labelled aerial images', '',
         'usage: rsguided COMMAND ... (rsguided COMMAND --help for its arguments)', '', *(f'  {k:12} {h}' for k,(_,h) in COMMANDS.items())])
 
-# %% ../nbs/07_cli.ipynb #bec54b4b
+# %% ../nbs/07_cli.ipynb #b0247c83
 def main(
     argv=None, # arguments; those of the process if None
 ) -> int:      # 0 done, 2 the user can mend it, 130 interrupted
@@ -60,7 +62,6 @@ def call(name, argv):
     warnings.showwarning = lambda msg, *_: print(f'rsguided {name}: {msg}', file=sys.stderr)
     f = getattr(import_module(f'rsguided.{COMMANDS[name][0]}'), name)
     kw = {k: v for k,v in vars(anno_parser(f, prog=f'rsguided {name}').parse_args(argv)).items() if k not in ('pdb', 'xtra')}
-    from rsguided.data import InputError
     if name == 'train': kw['draw'] = preview   # the sampler comes after training: see `PreviewCB`
     try: f(**kw)
     except (InputError, FileNotFoundError) as e:
@@ -76,7 +77,7 @@ def preview(model, cond):
     noise = torch.stack([image_noise((model.channels, model.size, model.size), 0, 'preview', i) for i in range(len(cond))]).to(cond.device)
     return denoise(model, noise, cond, make_sampler('ddim', model.scheduler, 10))
 
-# %% ../nbs/07_cli.ipynb #bb2bf870
+# %% ../nbs/07_cli.ipynb #56503ab1
 def stage(
     out,     # folder of the run
     name,    # of the stage, and of its folder
@@ -86,7 +87,6 @@ def stage(
     anew=True, # may it be made anew if it was begun with other arguments?
 ) -> dict:   # what DONE.json holds
     "Make OUT/name unless it is done"
-    from rsguided.data import InputError, is_done, read_json, save_json, set_done
     d, note = Path(out)/name, Path(out)/f'.{name}.json'
     if is_done(d, {**args, **more}):
         print(f'{name}: done already')
@@ -132,18 +132,17 @@ def estimate(
     disk = (model.n_params*20 + n*a.size**2*3)/1e6   # weights, their average, two moments of Adam; two copies of each PNG
     return f'estimate: {train:.1f} min of training, {n/a.batch_size*fwd*a.sample_steps/60:.1f} min for {n} images, {disk:.0f} MB of disk'
 
-# %% ../nbs/07_cli.ipynb #931256c7
+# %% ../nbs/07_cli.ipynb #6d1b276d
 def pairs_stage(a):
-    from rsguided.data import fingerprint
     from rsguided.pseudolabel import pseudolabel
     args = dict(data=fingerprint(a.data), segmenter=str(a.segmenter), landcover=fingerprint(a.landcover),
         max_background=a.max_background, licences=a.licences, seed=a.seed)
     return args, {}, lambda fresh: pseudolabel(a.data, a.out/'pairs', a.segmenter, a.landcover, a.max_background, seed=a.seed,
         device=a.device, precision=a.precision, workers=a.workers, licences=a.licences, overwrite=True), a.overwrite
 
-# %% ../nbs/07_cli.ipynb #ea31ca2b
+# %% ../nbs/07_cli.ipynb #c8ab3a57
 def model_stage(a):
-    from rsguided.data import PairStore, fingerprint
+    from rsguided.data import PairStore
     from rsguided.ddim_train import train
     args = dict(pairs=fingerprint(a.out/'pairs'), preset=a.preset, size=a.size, batch_size=a.batch_size,
         symmetries=a.symmetries, seed=a.seed, precision=a.precision)
@@ -155,7 +154,6 @@ def model_stage(a):
     return args, dict(steps=a.steps, minutes=a.minutes), make, a.overwrite
 
 def synthetic_stage(a):
-    from rsguided.data import fingerprint
     from rsguided.sample import sample
     args = dict(model=fingerprint(a.out/'model'/'rsguided.json'), pairs=fingerprint(a.out/'pairs'), sampler=a.sampler,
         steps=a.sample_steps, seed=a.seed, precision=a.precision)
@@ -163,21 +161,19 @@ def synthetic_stage(a):
         a.per_mask, steps=a.sample_steps, sampler=a.sampler, seed=a.seed, device=a.device, precision=a.precision, overwrite=fresh)
 
 def dataset_stage(a):
-    from rsguided.data import fingerprint
     from rsguided.yolo_export import export
     args = dict(data=fingerprint(a.data), synthetic=fingerprint(a.out/'synthetic'/'manifest.jsonl'), seed=a.seed)
     return args, {}, lambda fresh: export(a.data, a.out/'synthetic', a.out/'dataset', seed=a.seed, overwrite=True)
 
-# %% ../nbs/07_cli.ipynb #7068a7cd
+# %% ../nbs/07_cli.ipynb #cb0b804b
 def reader_stage(a):
-    from rsguided.data import fingerprint
     args = dict(synthetic=fingerprint(a.out/'synthetic'/'manifest.jsonl'), pairs=fingerprint(a.out/'pairs'),
         steps=a.reader_steps, seed=a.seed)
     return args, {}, lambda fresh: read_back(a)
 
 def read_back(a):
     "Train the reader of a run, measure mask fidelity, and keep both in OUT/reader"
-    from rsguided.data import PairStore, load_pair, save_json, train_val
+    from rsguided.data import PairStore, load_pair, train_val
     from rsguided.evaluate import measure_fidelity, read_folder, show_fidelity, train_reader
     store = PairStore(a.out/'pairs')
     syn, (tr,va) = read_folder(a.out/'synthetic', store.classes), train_val(store, a.seed)
@@ -191,10 +187,10 @@ def read_back(a):
 
 STAGES = dict(pairs=pairs_stage, model=model_stage, synthetic=synthetic_stage, dataset=dataset_stage, reader=reader_stage)
 
-# %% ../nbs/07_cli.ipynb #a9977678
+# %% ../nbs/07_cli.ipynb #2523e700
 def complete(a):
     "Fill in what was left to choose, and find what is wrong before anything is written"
-    from rsguided.data import check_images, fingerprint, pick_device, pick_precision, read_data
+    from rsguided.data import check_images, pick_device, pick_precision, read_data
     from rsguided.ddim_train import noise_schedule, training_length
     from rsguided.sample import make_sampler
     from rsguided.unet import PRESETS, check_size
@@ -209,7 +205,7 @@ def complete(a):
     check_images(read_data(a.data))
     return a
 
-# %% ../nbs/07_cli.ipynb #097fdd60
+# %% ../nbs/07_cli.ipynb #71f8dab2
 def run(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     out:str,              # folder of the run: pairs, model, synthetic, dataset, report.html, report.json
@@ -236,7 +232,6 @@ def run(
 ) -> Path:                # of the report
     "All stages on a data set: pairs, model, synthetic images, data set, report; run again, it goes on where it stopped"
     a = complete(SimpleNamespace(**locals()))
-    from rsguided.data import folder_lock
     from rsguided.yolo_export import check
     with folder_lock(a.out):
         seconds = {}
@@ -283,11 +278,11 @@ def pair_figure(store, n=7):
     ims, masks, _ = zip(*[load_pair(p, None, store.classes) for p in ps])
     return show_pairs(ims, masks, store.classes, [p.name for p in ps], size=1.6)
 
-# %% ../nbs/07_cli.ipynb #ee695a1b
+# %% ../nbs/07_cli.ipynb #d12c80b8
 def synthetic_figure(out, store, n=8):
     "Real tile, mask, synthetic image, what the reader sees in it, and where that differs from the mask"
     import matplotlib.pyplot as plt
-    from rsguided.data import load_image, load_mask, load_pair, read_jsonl, show_mask
+    from rsguided.data import load_image, load_mask, load_pair, show_mask
     from rsguided.pseudolabel import load_segmenter, predict
     real, d = {p.name: p for p in store['train']}, out/'synthetic'
     rows = [r for r in read_jsonl(d/'manifest.jsonl') if r['copy'] == 0]
@@ -309,12 +304,11 @@ def synthetic_figure(out, store, n=8):
     for ax in axs.ravel(): ax.axis('off')
     return fig
 
-# %% ../nbs/07_cli.ipynb #90f54755
+# %% ../nbs/07_cli.ipynb #70f08390
 def report_figures(out, store, args, seconds) -> dict:
     "Every figure of the report"
     import os, platform
     from collections import Counter
-    from rsguided.data import read_json, read_jsonl
     from rsguided.yolo_export import faults
     m, ds = read_json(out/'model'/'rsguided.json'), read_jsonl(out/'dataset'/'manifest.jsonl')
     last = read_jsonl(out/'model'/'train.jsonl')[-1]
@@ -333,7 +327,7 @@ def report_figures(out, store, args, seconds) -> dict:
             faults=len(faults(out/'dataset'))),
         fidelity=read_json(out/'reader'/'fidelity.json'))
 
-# %% ../nbs/07_cli.ipynb #5f74ce58
+# %% ../nbs/07_cli.ipynb #27511219
 CSS = """body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222} img{max-width:100%}
 table{border-collapse:collapse;margin:1em 0} td,th{padding:.2em .9em;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left} h2{margin-top:2em} .note{color:#555}"""
@@ -342,7 +336,6 @@ LAND = dict(truth='the true land cover beside the images', network='a land-cover
 
 def report_body(out, store, d):
     "The parts of the page"
-    from rsguided.data import read_jsonl
     from rsguided.ddim_train import plot_losses
     f, m, b = d['fidelity'], d['model'], d['fidelity']['building']
     yield f'<h1>rsguided: {Path(d["arguments"]["data"]).name}</h1>'
@@ -369,7 +362,7 @@ The masks of the first are those of training images, which the reader knows; so 
     yield '<h2>What was run</h2>' + html_table(('stage', 'seconds'), [(k, round(v)) for k,v in d['seconds'].items()])
     yield html_table(('argument', ''), [(k, v) for k,v in d['arguments'].items() if v not in (None, '')])
 
-# %% ../nbs/07_cli.ipynb #d8b6eaed
+# %% ../nbs/07_cli.ipynb #90c9d5c7
 def write_report(
     out,        # folder of the run
     args:dict,  # what was asked for
@@ -378,7 +371,7 @@ def write_report(
     "Write report.json and report.html"
     import matplotlib
     matplotlib.use('Agg')
-    from rsguided.data import PairStore, save_json, write_atomic
+    from rsguided.data import PairStore
     store = PairStore(out/'pairs')
     d = report_figures(out, store, args, seconds)
     save_json(out/'report.json', d, indent=1)

@@ -10,7 +10,7 @@ __all__ = ['PREDICTS', 'noise_schedule', 'add_noise', 'target', 'NoiseCB', 'lr_f
            'PreviewCB', 'ProgressCB', 'training_length', 'clear_model', 'read_state', 'train', 'stored_gsd',
            'save_training']
 
-# %% ../nbs/03_ddim_train.ipynb #c146d8a5
+# %% ../nbs/03_ddim_train.ipynb #74834c3c
 import math, shutil, time
 import matplotlib.pyplot as plt
 import numpy as np, torch, torch.nn as nn, torch.nn.functional as F
@@ -23,8 +23,9 @@ from fastai.callback.progress import ProgressCallback   # brings Learner.no_bar
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from tqdm.auto import tqdm
-from .data import (InputError, PairStore, load_pair, pair_dls, train_val, generator, pick_device, pick_precision,
-    folder_lock, fingerprint, write_atomic, write_jsonl, save_image, colour)
+from .core import InputError, folder_lock, fingerprint, write_atomic, write_jsonl, colour
+from .data import (PairStore, load_pair, pair_dls, train_val, generator, pick_device,
+    pick_precision, save_image)
 from .unet import Conditioning, create_unet, check_size, save_model, PRESETS
 
 # %% ../nbs/03_ddim_train.ipynb #caae1484

@@ -9,13 +9,14 @@ __all__ = ['READER', 'pair_ious', 'match', 'pixel_geometry', 'rle_geometry', 'ge
            'read_results', 'score', 'train_reader', 'reading_counts', 'read_folder', 'fidelity_table', 'show_fidelity',
            'fidelity', 'measure_fidelity']
 
-# %% ../nbs/06_evaluate.ipynb #2e59191d
+# %% ../nbs/06_evaluate.ipynb #c63018b1
 import json
 import numpy as np, shapely
 from pathlib import Path
 from typing import Annotated
 from pycocotools import mask as maskUtils
-from .data import (InputError, PairStore, load_image, load_mask, load_pair, polygon, read_json, train_val)
+from .core import InputError, read_json
+from .data import PairStore, load_image, load_mask, load_pair, polygon, train_val
 from .pseudolabel import iou, iou_counts, predict, train_segmenter
 
 # %% ../nbs/06_evaluate.ipynb #fc801ceb

@@ -9,7 +9,7 @@ __all__ = ['build_segmenter', 'Segmenter', 'save_segmenter', 'load_segmenter', '
            'read_pairs', 'folder_classes', 'Crops', 'class_weights', 'BudgetCB', 'train_segmenter', 'choose_land_cover',
            'land_covers', 'background', 'store_pair', 'pseudolabel']
 
-# %% ../nbs/01_pseudolabel.ipynb #cc218907
+# %% ../nbs/01_pseudolabel.ipynb #7d27e026
 import math, re, time
 from functools import partial
 from itertools import groupby
@@ -29,9 +29,11 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper
-from .data import (IGNORE, LOVEDA, IMAGE_EXTS, Classes, InputError, StreamDL, autocast,
-    check_images, dihedral, draw_instances, finish_store, load_image, load_mask, manifest_row, new_folder,
-    pick_device, pick_precision, read_data, read_json, save_json, with_buildings, write_atomic, write_pair)
+from rsguided.core import (IGNORE, LOVEDA, Classes, InputError, new_folder, read_json, save_json,
+    write_atomic)
+from .data import (IMAGE_EXTS, StreamDL, autocast, check_images, dihedral, draw_instances,
+    finish_store, load_image, load_mask, manifest_row, pick_device, pick_precision, read_data,
+    with_buildings, write_pair)
 
 # %% ../nbs/01_pseudolabel.ipynb #eb593241
 def build_segmenter(

@@ -7,14 +7,15 @@ Docs: https://rsguided.github.io/rsguided/sample.html.md"""
 # %% auto #0
 __all__ = ['SAMPLERS', 'make_sampler', 'denoise', 'image_noise', 'paint', 'to_uint8', 'mask_items', 'scaled_buildings', 'sample']
 
-# %% ../nbs/04_sample.ipynb #778e5246
+# %% ../nbs/04_sample.ipynb #fd58ffff
 import hashlib, json, shutil, warnings
 import numpy as np, torch
 from pathlib import Path
 from diffusers import DPMSolverMultistepScheduler
 from tqdm.auto import tqdm
-from .data import (InputError, Pair, PairStore, Record, load_labels, trace, coco_dict, generator, pick_device, pick_precision,
-    folder_lock, read_jsonl, write_jsonl, save_json, save_image, save_mask)
+from .core import InputError, folder_lock, read_jsonl, write_jsonl, save_json, save_mask
+from .data import (Pair, PairStore, Record, load_labels, trace, coco_dict, generator, pick_device,
+    pick_precision, save_image)
 from .unet import load_model
 
 # %% ../nbs/04_sample.ipynb #d9200584

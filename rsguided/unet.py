@@ -8,14 +8,15 @@ Docs: https://rsguided.github.io/rsguided/unet.html.md"""
 __all__ = ['PRESETS', 'one_hot', 'boundary', 'Conditioning', 'GuidedUNet', 'check_size', 'create_unet', 'save_model',
            'load_model']
 
-# %% ../nbs/02_unet.ipynb #c89074aa
+# %% ../nbs/02_unet.ipynb #4ca37da6
 import torch, torch.nn as nn, torch.nn.functional as F
 from pathlib import Path
 from diffusers import UNet2DModel, DDPMScheduler
 from fastcore.basics import store_attr
 from safetensors.torch import save_file, load_file
 from . import __version__
-from .data import Classes, LOVEDA, InputError, autocast, read_json, save_json, write_atomic
+from .core import Classes, LOVEDA, InputError, read_json, save_json, write_atomic
+from .data import autocast
 
 # %% ../nbs/02_unet.ipynb #11fa5571
 def one_hot(

@@ -10,13 +10,14 @@ __all__ = ['NO_AREA', 'NOT_TRAIN', 'Item', 'Fault', 'join_rings', 'visible', 'yo
            'summary', 'yaml_faults', 'label_faults', 'image_faults', 'manifest_faults', 'coco_faults', 'faults',
            'check', 'fault_table']
 
-# %% ../nbs/05_yolo_export.ipynb #83f85ba2
+# %% ../nbs/05_yolo_export.ipynb #27bec16e
 import hashlib, shutil
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, yaml
 from shapely.geometry import Polygon, box
+from .core import *
 from .data import *
 
 # %% ../nbs/05_yolo_export.ipynb #91d7bd36
