@@ -10,7 +10,7 @@ __all__ = ['PREDICTS', 'noise_schedule', 'add_noise', 'target', 'NoiseCB', 'lr_f
            'PreviewCB', 'ProgressCB', 'training_length', 'clear_model', 'read_state', 'train', 'stored_gsd',
            'save_training']
 
-# %% ../nbs/03_ddim_train.ipynb #74834c3c
+# %% ../nbs/03_ddim_train.ipynb #b56e49a5
 import math, shutil, time
 import matplotlib.pyplot as plt
 import numpy as np, torch, torch.nn as nn, torch.nn.functional as F
@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from .core import InputError, folder_lock, fingerprint, write_atomic, write_jsonl, colour
 from .data import (PairStore, load_pair, pair_dls, train_val, generator, pick_device,
     pick_precision, save_image)
+from .look import balance_weights
 from .unet import Conditioning, create_unet, check_size, save_model, PRESETS
 
 # %% ../nbs/03_ddim_train.ipynb #caae1484
@@ -258,7 +259,7 @@ class ProgressCB(Callback):
         self.bar.set_postfix_str(f'step {self.step_cb.step} loss {self.loss.item():.4f}')
     def after_fit(self): self.bar.close()
 
-# %% ../nbs/03_ddim_train.ipynb #ddcb2577
+# %% ../nbs/03_ddim_train.ipynb #b0e839c4
 PREDICTS = ('sample', 'epsilon', 'v_prediction')
 
 def training_length(
@@ -294,11 +295,12 @@ def read_state(
     try: st = torch.load(f, weights_only=True, map_location='cpu')
     except Exception:
         raise InputError(f'{f} cannot be read as a training state; --overwrite begins anew') from None
-    if diff := [k for k in args if st['args'].get(k) != args[k]]:
-        raise InputError(f'{model} was trained with {diff[0]} {st["args"].get(diff[0])}, not {args[diff[0]]}; --overwrite begins anew')
+    was = {'balance': 0., **st['args']}
+    if diff := [k for k in args if was.get(k) != args[k]]:
+        raise InputError(f'{model} was trained with {diff[0]} {was.get(diff[0])}, not {args[diff[0]]}; --overwrite begins anew')
     return st
 
-# %% ../nbs/03_ddim_train.ipynb #3e6e9a62
+# %% ../nbs/03_ddim_train.ipynb #a0ecd3f1
 def train(
     pairs:str,             # pair store
     model:str,             # model folder to write
@@ -314,6 +316,7 @@ def train(
     ema:float=.995,        # decay of the averaged weights
     prediction_type:str='sample', # what the network predicts: sample, epsilon or v_prediction
     symmetries:int=8,      # of the square, to augment with: 1 none, 2 left-right, 4 flips, 8 and quarter turns
+    balance:float=0.,      # 0 to 1: how much more often tiles with rare classes and many buildings are seen
     save_every:int=None,   # optimiser steps between checkpoints; default: once a minute
     preview_every:int=1000, # optimiser steps between preview pictures
     resume:bool=False,     # go on from what is there, or start if nothing is
@@ -336,14 +339,15 @@ def train(
     tr,va = train_val(store, seed)
     steps,minutes = training_length(steps, epochs, minutes, len(tr), batch_size*accumulate)
     args = dict(preset=preset, size=size, batch_size=batch_size, accumulate=accumulate, lr=lr, ema=ema, prediction_type=prediction_type,
-        symmetries=symmetries, seed=seed)
+        symmetries=symmetries, seed=seed, balance=balance)
+    weights = balance_weights(tr, store.classes, balance) if balance else None
     for p in tr+va: load_pair(p, None, store.classes)
     st = read_state(model, args, resume, overwrite)
     precision = st['precision'] if st and not precision else pick_precision(precision, device)
     torch.manual_seed(seed)
     net, sched = create_unet(preset, Conditioning(store.classes), size, precision=precision), noise_schedule(prediction_type)
     net.scheduler = sched
-    dls = pair_dls(tr, va, size, batch_size, 100*accumulate, store.classes, seed, symmetries, workers, device)
+    dls = pair_dls(tr, va, size, batch_size, 100*accumulate, store.classes, seed, symmetries, workers, device, weights=weights)
     learn = diffusion_learner(dls, net.to(device), sched, seed, ema, steps=steps, minutes=minutes, accumulate=accumulate,
         lr=lr, warmup=warmup)
     facts = dict(gsd=stored_gsd(tr, size), data=fingerprint(store.root/'manifest.jsonl', store.root/'instances'),

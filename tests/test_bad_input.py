@@ -52,6 +52,40 @@ def test_no_annotations(capsys, data, tmp_path, key):
     (data/'train'/'train.json').write_text(json.dumps(d))
     both(capsys, data, tmp_path/'out', f'`{key}`')
 
+@pytest.mark.parametrize('change', [dict(segmentation=[[0, 0, 4, 0, 4, float('nan')]]), dict(segmentation=[['0', 0, 4, 0, 4, 4]]),
+    dict(segmentation=None), dict(segmentation=dict(size=[8, 8], counts=[64])), dict(segmentation=dict(size=[64, 64], counts='~'))])
+def test_no_shape(capsys, data, tmp_path, change):
+    d = json.loads((data/'train'/'train.json').read_text())
+    d['annotations'][0].update(change)
+    (data/'train'/'train.json').write_text(json.dumps(d))
+    both(capsys, data, tmp_path/'out', 'train.json', 'no shape')
+
+def test_two_images_with_one_id(capsys, data, tmp_path):
+    d = json.loads((data/'train'/'train.json').read_text())
+    d['images'].append(d['images'][0])
+    (data/'train'/'train.json').write_text(json.dumps(d))
+    both(capsys, data, tmp_path/'out', 'train.json', 'two images with id')
+
+def test_category(capsys, data, tmp_path):
+    for c in commands(data, tmp_path/'out'): refused(capsys, tmp_path/'out', *c, '--categories', 'roof', words=['roof', '1 building'])
+
+def test_what_is_left_out_is_said(capsys, data, tmp_path):
+    d = json.loads((data/'train'/'train.json').read_text())
+    d['annotations'] += [{**d['annotations'][0], 'id': 900, 'image_id': 77}, {**d['annotations'][0], 'id': 901, 'segmentation': [[1, 1]]}]
+    (data/'train'/'train.json').write_text(json.dumps(d))
+    assert main(['pseudolabel', str(data), str(tmp_path/'out'), '--max-background', '1']) == 0
+    err = capsys.readouterr().err
+    assert 'train/train.json: 2 of' in err and '1 of images that are not listed, 1 under 3 points' in err, err
+    assert main(['summary', str(data)]) == 0
+    assert 'under 3 points: 1' in capsys.readouterr().out
+
+def test_tiles(capsys, data, tmp_path):
+    out, js = tmp_path/'out', data/'train'/'train.json'
+    for args, word in ((['--size', 65], 'smaller than a tile'), (['--min-visible', 2], 'min-visible'), (['--splits', 'train'], 'shares'),
+            (['--split', 'block'], '--splits'), (['--splits', 'a:1,b:1', '--split', 'block', '--block', 8], 'holds no tile'),
+            (['--size', 64, '--splits', ','.join(f's{i}:1' for i in range(20))], 'dealt out')):
+        refused(capsys, out, 'tiles', js, out, *(args if '--size' in args else ['--size', 32, *args]), words=[word])
+
 def test_missing_image(capsys, data, tmp_path):
     (data/'train'/'image'/'3.jpg').unlink()
     both(capsys, data, tmp_path/'out', '3.jpg')
