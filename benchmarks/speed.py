@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np, torch
 from rsguided.city import city
 from rsguided.data import check_images, draw_instances, pick_precision, read_data, save_image, save_json, save_mask
+from rsguided.landcover import Segmenter, for_prediction, predict
 from rsguided.unet import create_unet
 
 def timed(what, unit, n, f):
@@ -38,6 +39,18 @@ def coco_speed(d):
     timed('draw them to 3,784 masks', 'polygons', n, lambda: res.update(masks=[draw(r) for r in res['recs']]))
     timed('write the masks as PNG', 'masks', 3784, lambda: [save_mask(d/'mask'/f'{i}.png', m) for i,m in enumerate(res['masks'])])
 
+@torch.no_grad()
+def land_cover_speed(n=32):
+    "HRNet-W32 with random weights on tiles of 256 px: one at a time as the network comes, and as `pseudolabel` does it"
+    seg = Segmenter(arch='hrnet_w32').eval()
+    tiles = list(np.random.default_rng(0).integers(0, 256, (n, 256, 256, 3), dtype=np.uint8))
+    net, one = for_prediction(seg), seg.net.to(memory_format=torch.contiguous_format)
+    alone = lambda t: one((torch.from_numpy(t).permute(2, 0, 1)[None].float() - seg._mean)/seg._std).softmax(1)
+    alone(tiles[0])
+    timed('HRNet, one tile at a time, fp32', 'tiles', n, lambda: [alone(t) for t in tiles])
+    for p in dict.fromkeys(('fp32', pick_precision())):
+        timed(f'HRNet, predict, {p}', 'tiles', n, lambda: predict(net, tiles, precision=p))
+
 def steps(model, n):
     opt = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     x, t, c = torch.randn(8, 3, model.size, model.size), torch.randint(1000, (8,)), torch.zeros(8, model.cond.n, model.size, model.size)
@@ -60,6 +73,7 @@ if __name__ == '__main__':
         timed('check images', 'tiles', len(recs), lambda: check_images(recs))
         timed('draw buildings', 'buildings', sum(len(r.buildings) for r in recs), lambda: [draw_instances(r.buildings, r.h, r.w) for r in recs])
         coco_speed(Path(d)/'many')
+    land_cover_speed()
     for p in dict.fromkeys(('fp32', pick_precision())):
         model = create_unet('tiny', precision=p)
         steps(model, 3)

@@ -644,23 +644,25 @@ def city_tile(
     lab[draw_buildings(blds, size, size)] = 1
     return _camera(full[inner]*(1 - dark*np.float32([.58, .54, .46])[:,None,None]), st, nin), lab, blds
 
-# %% ../nbs/00a_city.ipynb #63dc1ca7
+# %% ../nbs/00a_city.ipynb #99150b74
 def _write_tile(seed, i, size, file):
+    "Write image and land cover of a tile; its COCO annotations, but for the ids"
     im,lab,blds = city_tile(seed, i, size)
     Image.fromarray(im).save(file.parent/'image'/f'{file.name}.jpg', quality=95)
     save_mask(file.parent/'landcover'/f'{file.name}.png', lab, LOVEDA)
-    return blds
+    return [_annotation(b) for b in blds]
 
-def _city_coco(tiles, size):
-    anns = []
-    for k,b in [(k, b) for k,blds in enumerate(tiles) for b in blds]:
-        lo,hi = np.concatenate(b).min(0), np.concatenate(b).max(0)
-        anns.append(dict(id=len(anns)+1, image_id=k+1, category_id=1, iscrowd=0,
-            segmentation=[r.ravel().tolist() for r in b], area=round(sum(Polygon(r).area for r in b), 2),
-            bbox=[round(float(q), 2) for q in (*lo, *(hi-lo))]))
-    images = [dict(id=k+1, file_name=f'image/{k}.jpg', width=size, height=size) for k in range(len(tiles))]
-    return dict(info=dict(description='rsguided synthetic city', gsd=GSD),
-        categories=[dict(id=1, name='building')], images=images, annotations=anns)
+def _annotation(building):
+    xy = np.concatenate(building)
+    (x0,y0),(x1,y1) = xy.min(0).tolist(), xy.max(0).tolist()
+    return dict(category_id=1, iscrowd=0, segmentation=[r.ravel().tolist() for r in building],
+        area=round(sum(Polygon(r).area for r in building), 2), bbox=[round(q, 2) for q in (x0, y0, x1-x0, y1-y0)])
+
+def _city_coco(tiles, size): # annotations by tile
+    anns = [dict(image_id=k, **a) for k,rows in enumerate(tiles, 1) for a in rows]
+    return dict(info=dict(description='rsguided synthetic city', gsd=GSD), categories=[dict(id=1, name='building')],
+        images=[dict(id=k+1, file_name=f'image/{k}.jpg', width=size, height=size) for k in range(len(tiles))],
+        annotations=[dict(id=n, **a) for n,a in enumerate(anns, 1)])
 
 def _spread(f, jobs, workers):
     "`f(*job)` for all jobs, in order; in several processes where they can be forked and it pays"
@@ -669,7 +671,7 @@ def _spread(f, jobs, workers):
     with ProcessPoolExecutor(workers, mp_context=get_context('fork')) as ex:
         return list(tqdm(ex.map(f, *zip(*jobs), chunksize=4), total=len(jobs), disable=None))
 
-# %% ../nbs/00a_city.ipynb #3fd5256a
+# %% ../nbs/00a_city.ipynb #aecad268
 def city(
     out,             # folder to make
     train=200,       # tiles to train with
@@ -692,7 +694,7 @@ def city(
             for s in filter(counts.get, counts): (tmp/s/d).mkdir(parents=True)
         jobs = [(seed, 3*j+k, size, tmp/s/str(j)) for k,(s,n) in enumerate(counts.items()) for j in range(n)]
         _fields(seed)                                      # made once, before the processes part
-        blds = iter(_spread(_write_tile, jobs, ifnone(workers, os.cpu_count())))
+        anns = iter(_spread(_write_tile, jobs, ifnone(workers, os.cpu_count())))
         for s in filter(counts.get, counts):
-            save_json(tmp/s/f'{s}.json', _city_coco([next(blds) for _ in range(counts[s])], size))
+            save_json(tmp/s/f'{s}.json', _city_coco([next(anns) for _ in range(counts[s])], size))
     return out

@@ -154,7 +154,7 @@ class LossCB(Callback):
         sc, lr = self.step_cb, self.opt.hypers[-1]['lr']
         self.rows.append(dict(step=sc.step, loss=tr, valid_loss=va, lr=lr, seconds=round(sc.seconds, 1)))
 
-# %% ../nbs/03_ddim_train.ipynb #848ca862
+# %% ../nbs/03_ddim_train.ipynb #e6d97b0f
 def fused_adamw(params, lr):
     "PyTorch's own fused AdamW for a fastai `Learner`"
     return OptimWrapper(params, torch.optim.AdamW, lr=lr, weight_decay=.01, betas=(.9, .99), fused=True)
@@ -184,7 +184,7 @@ def plot_losses(
     ax=None,
 ):
     "Training and validation loss by optimiser step"
-    ax = ifnone(ax, plt.subplots(figsize=(5, 2.2))[1])
+    if ax is None: ax = plt.subplots(figsize=(5, 2.2))[1]
     for k,lb in (('loss', 'training'), ('valid_loss', 'validation, averaged weights')):
         ax.plot([r['step'] for r in rows], [r[k] for r in rows], label=lb)
     ax.set_yscale('log'); ax.set_xlabel('optimiser step', fontsize=9); ax.legend(fontsize=8)

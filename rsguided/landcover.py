@@ -7,11 +7,11 @@ Docs: https://rsguided.github.io/rsguided/landcover.html.md"""
 # %% auto #0
 __all__ = ['LoveDAHRNet', 'Folded', 'build_segmenter', 'Segmenter', 'save_segmenter', 'read_weights', 'load_hrnet',
            'load_segmenter', 'window_starts', 'taper', 'taper_sum', 'net_zoom', 'predict', 'choose_precision',
-           'confusion', 'union_counts', 'iou_counts', 'iou', 'show_confusion', 'read_pairs', 'wh', 'folder_classes',
-           'Crops', 'class_weights', 'segmentation_loss', 'BudgetCB', 'BestCB', 'ResumeCB', 'train_segmenter',
-           'check_training']
+           'for_prediction', 'confusion', 'union_counts', 'iou_counts', 'iou', 'show_confusion', 'read_pairs', 'wh',
+           'folder_classes', 'Crops', 'class_weights', 'segmentation_loss', 'BudgetCB', 'BestCB', 'ResumeCB',
+           'train_segmenter', 'check_training']
 
-# %% ../nbs/00e_landcover.ipynb #7e55d289
+# %% ../nbs/00e_landcover.ipynb #a124e33d
 import math, pickle, re, time
 from functools import partial
 from itertools import groupby
@@ -20,6 +20,7 @@ import numpy as np, timm, torch, torch.nn.functional as F
 import matplotlib.pyplot as plt
 import segmentation_models_pytorch as smp
 from torch import nn
+from torch.fx.experimental.optimization import fuse as fuse_norms
 from PIL import Image
 from tqdm.auto import tqdm
 from safetensors import SafetensorError
@@ -82,7 +83,7 @@ def build_segmenter(
         raise InputError(f'no network {arch!r} with encoder {encoder!r}, depth {depth}, can be made: {msg}') from None
     return Folded(net, fold) if fold > 1 else net
 
-# %% ../nbs/00e_landcover.ipynb #09c4ad0a
+# %% ../nbs/00e_landcover.ipynb #631d7ca5
 class Segmenter(nn.Module):
     "A land-cover network: images uint8 or float (n,3,h,w) in 0..255 → logits (n,classes,h,w)"
     def __init__(self,
@@ -100,7 +101,8 @@ class Segmenter(nn.Module):
         mean=None, std=None, # 3 numbers each, or one; by default [-1,1] is what the network sees, ImageNet's in HRNet
     ):
         super().__init__()
-        store_attr(licences=list(licences))
+        store_attr()
+        self.licences = list(licences)
         self.net = net or build_segmenter(classes.n, arch, encoder, depth, fold).to(memory_format=torch.channels_last)
         imagenet = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
         for k,v,default in zip(('mean', 'std'), (mean, std), imagenet if 'hrnet' in arch and not net else (127.5, 127.5)):
@@ -192,7 +194,7 @@ def taper_sum(n, window, overlap):
     for i in window_starts(n, window, overlap): s[i:i+window] += taper(min(n, window))
     return s
 
-# %% ../nbs/00e_landcover.ipynb #ef662466
+# %% ../nbs/00e_landcover.ipynb #eaff8573
 def _undo(x, k):
     "Inverse of `dihedral`"
     if k & 1: x = x.flip(-1)
@@ -205,7 +207,7 @@ def _probs(seg, x, tta): # float (n,3,h,w) → (n,classes,h,w), mean over symmet
     return sum(_undo(seg(dihedral(x, k)).softmax(1), k) for k in range(tta))[...,:h,:w]/tta
 
 def _windows(seg, x, window, overlap, bs, tta): # (3,h,w) → (classes,h,w)
-    h,w = x.shape[-2:]
+    (h,w), bs = x.shape[-2:], max(1, min(bs, 2**20//window**2))  # a million pixels at once
     at = [(i, j) for i in window_starts(h, window, overlap) for j in window_starts(w, window, overlap)]
     res = torch.zeros(seg.classes.n, h, w, device=x.device)
     a = (taper(min(h, window))[:,None]*taper(min(w, window))).to(x.device)
@@ -264,7 +266,7 @@ def predict(
     seg.train(train)
     return res
 
-# %% ../nbs/00e_landcover.ipynb #cffdd0eb
+# %% ../nbs/00e_landcover.ipynb #7b778190
 def choose_precision(
     seg,            # `Segmenter`
     images,         # list of uint8 (h,w,3) to measure on
@@ -272,13 +274,25 @@ def choose_precision(
     device=None,    # see `pick_device`
     least=.99,      # share of pixels that must get fp32's class
     **kw,           # for `predict`
-) -> tuple:         # precision, agreement in [0,1] (None where nothing was to be measured)
+) -> tuple:         # precision, agreement in [0,1] (None where nothing was to be measured), probabilities in that precision
     "The fastest precision that gives fp32's classes"
     fast = pick_precision(precision, pick_device(device))
-    if precision or fast == 'fp32' or not len(images): return fast, None
-    a,b = ([p.argmax(0).ravel() for p in predict(seg, images, device=device, precision=q, **kw)] for q in (fast, 'fp32'))
-    same = float((np.concatenate(a) == np.concatenate(b)).mean())
-    return (fast if same >= least else 'fp32'), same
+    ps = predict(seg, images, device=device, precision=fast, **kw)
+    if precision or fast == 'fp32' or not len(images): return fast, None, ps
+    exact = predict(seg, images, device=device, precision='fp32', **kw)
+    same = np.mean(np.concatenate([(p.argmax(0) == q.argmax(0)).ravel() for p,q in zip(ps, exact)]))
+    return (fast, same, ps) if same >= least else ('fp32', same, exact)
+
+# %% ../nbs/00e_landcover.ipynb #6255f6dd
+def for_prediction(
+    seg, # `Segmenter`
+) -> Segmenter: # a copy, in eval mode, not to be trained or saved; `seg` itself where its network cannot be traced
+    "Fold batch norms into the convolutions before them"
+    try: net = fuse_norms(seg.net.eval())
+    except Exception: return seg.eval()   # control flow that torch.fx cannot follow: slower, not worse
+    res = Segmenter(seg.classes, net=net, mean=seg._mean.flatten().tolist(), std=seg._std.flatten().tolist())
+    for k in ('zoom', 'gsd', 'licences', 'precision'): setattr(res, k, getattr(seg, k))
+    return res.to(seg.device, memory_format=torch.channels_last).eval()
 
 # %% ../nbs/00e_landcover.ipynb #ece680da
 def confusion(
@@ -310,14 +324,14 @@ def iou(
     i,u = np.asarray(counts, float).T
     return np.divide(i, u, out=np.full(len(i), np.nan), where=u > 0)
 
-# %% ../nbs/00e_landcover.ipynb #1c87727b
+# %% ../nbs/00e_landcover.ipynb #5467c31b
 def show_confusion(
     conf,           # int (n,n) from `confusion`
     classes=LOVEDA, # `Classes`
     ax=None,        # matplotlib axes, new ones if None
 ):
     "Where the pixels of every true class went (rows add up to 1), with the IoU of each"
-    ax = ifnone(ax, plt.subplots(figsize=(5.2, 4.2))[1])
+    if ax is None: ax = plt.subplots(figsize=(5.2, 4.2))[1]
     share, v = conf/conf.sum(1, keepdims=True).clip(1), iou(union_counts(conf))
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
     for i,j in np.ndindex(*share.shape):

@@ -7,9 +7,9 @@ Docs: https://rsguided.github.io/rsguided/pseudolabel.html.md"""
 # %% auto #0
 __all__ = ['fuse', 'canny_roads', 'choose_land_cover', 'read_layers', 'check_layers', 'chunks', 'land_covers', 'background',
            'known_pixels', 'without_hidden', 'stored_buildings', 'store_pair', 'train_for', 'pseudolabel',
-           'check_arguments', 'say_precision', 'store_all', 'report']
+           'check_arguments', 'store_all', 'open_network', 'weights_sum', 'report']
 
-# %% ../nbs/01_pseudolabel.ipynb #9fd64d24
+# %% ../nbs/01_pseudolabel.ipynb #e9f81431
 import json, math
 from itertools import groupby
 from pathlib import Path
@@ -17,11 +17,12 @@ import numpy as np
 from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
-from .core import IGNORE, LOVEDA, InputError, fingerprint, read_jsonl, resumed_folder
+from .core import IGNORE, LOVEDA, InputError, fingerprint, read_jsonl, resumed_folder, write_jsonl
 from .data import (check_images, draw_instances, finish_store, load_image, load_mask, manifest_row, pick_device,
     pick_precision, read_data, read_pixels, with_buildings, write_pair)
 from .download import weights_licences
-from .landcover import Segmenter, choose_precision, folder_classes, predict, read_pairs, train_segmenter, wh
+from rsguided.landcover import (Segmenter, choose_precision, folder_classes, for_prediction, read_pairs, train_segmenter,
+    wh)
 from .sources import seen
 
 # %% ../nbs/01_pseudolabel.ipynb #c063c29b
@@ -84,7 +85,7 @@ def _beside(data, r, kind, read): # a mask that belongs to an image, of its size
     if m.shape == (r.h, r.w): return m
     raise InputError(f'{f} is {wh(m)} pixels, its image {r.w}x{r.h}; equal sizes are wanted')
 
-# %% ../nbs/01_pseudolabel.ipynb #805d0199
+# %% ../nbs/01_pseudolabel.ipynb #21989e36
 def read_layers(
     data,    # data set folder
     rec,     # `Record`
@@ -95,16 +96,18 @@ def read_layers(
     there = [n for n in names if (Path(data)/rec.split/n/f'{rec.name}.png').exists()]
     return [(classes.names.index(n), _beside(data, rec, n, lambda f: np.asarray(Image.open(f).convert('L'))) > 0) for n in there]
 
-def check_layers(data, names, classes):
+def check_layers(data, names, classes, canny=False):
     "`InputError` for a layer that is no class or has no folder"
+    if canny and 'road' not in classes.names:
+        raise InputError(f'pseudo-roads want a class road; {", ".join(classes.names)} are there')
     for n in names:
         if n not in classes.names: raise InputError(f'layer {n!r} is no class; {", ".join(classes.names)} are')
         if not list(Path(data).glob(f'*/{n}')): raise InputError(f'{data} has no SPLIT/{n}; masks of the layer are wanted there')
 
-# %% ../nbs/01_pseudolabel.ipynb #e8136a00
+# %% ../nbs/01_pseudolabel.ipynb #f33e8d4f
 def chunks(
     recs,      # `Record`s
-    limit=2e6, # pixels in a chunk, at most (but one image at least)
+    limit=32*256**2, # pixels in a chunk, at most (but one image at least)
 ): # yields lists of records
     "Images that are read and predicted together"
     res, n = [], 0
@@ -124,13 +127,17 @@ def land_covers(
     layers=(), # names of layers, see `read_layers`
     canny=False,       # take edges for roads
     min_confidence=0., # see `fuse`
+    precision=None,    # None: measured on the first images, and said
     **kw,      # for `predict`
 ): # yields uint8 (h,w), or None where nothing is known
     "The land cover of every record at its own size, buildings of labelled images replaced by other classes"
     bg = background(classes)
     for rs in chunks(recs):
         ims = [load_image(r.path) for r in rs] if kind == 'network' or canny else [None]*len(rs)
-        if kind == 'network': probs = predict(seg, ims, gsd=[r.gsd for r in rs], **kw)
+        if kind == 'network':
+            precision, same, probs = choose_precision(seg, ims, precision, gsd=[r.gsd for r in rs], **kw)
+            if same is not None: print(f'Precision: {precision}, as the fast one gives the class of fp32 on {same:.1%} of the '
+                f'pixels of the first {len(rs)} images')
         for k,r in enumerate(rs):
             none, top = None if r.buildings is None else np.zeros((r.h, r.w), np.int32), read_layers(data, r, layers, classes)
             if canny: top = [(classes.names.index('road'), canny_roads(ims[k])), *top]
@@ -204,7 +211,7 @@ def train_for(
     state.unlink()
     return seg
 
-# %% ../nbs/01_pseudolabel.ipynb #303d7fbb
+# %% ../nbs/01_pseudolabel.ipynb #7f33df28
 def pseudolabel(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     pairs:str,            # pair store to make
@@ -230,37 +237,39 @@ def pseudolabel(
     overwrite:bool=False, # replace the store if it is there
 ) -> Path:                # of the pair store
     "Images and building polygons to a pair store with land-cover masks"
-    args = {k: v if isinstance(v, (str, int, float, type(None))) else repr(v) for k,v in locals().items() if k not in ('pairs', 'overwrite', 'workers')}
-    check_arguments(dict(max_background=max_background, min_confidence=min_confidence, max_ignore=max_ignore), size=size, net_size=net_size, window=window, landcover_steps=landcover_steps, batch_size=batch_size)
+    args = {k: str(v) for k,v in locals().items() if k not in ('pairs', 'overwrite', 'workers')}
+    check_arguments(dict(max_background=max_background, min_confidence=min_confidence, max_ignore=max_ignore),
+        size=size, net_size=net_size, window=window, landcover_steps=landcover_steps, batch_size=batch_size)
     dev, recs = pick_device(device), read_data(data, categories)
     pick_precision(precision, dev)
     check_images(recs)
     recs = [without_hidden(r) for r in recs]
     kind, line = choose_land_cover(data, recs, segmenter, landcover)
     training = kind == 'network' and segmenter == 'auto'
-    seg = None if training or kind != 'network' else segmenter if isinstance(segmenter, nn.Module) else Segmenter.load(segmenter)
+    seg, found = open_network(segmenter) if kind == 'network' and not training else (None, [])
     classes = seg.classes if seg else folder_classes(landcover if training else data)
     names, flags = ([s.strip() for s in o.split(',') if s.strip()] for o in (layers, licences))
-    check_layers(data, [*names, *['road']*canny], classes) if names else None
+    flags = list(dict.fromkeys(flags + weights_licences(data) + found))
+    check_layers(data, names, classes, canny)
     if kind == 'truth': [_beside(data, r, 'landcover', lambda f: load_mask(f, classes)) for r in recs if _truth(data, r).exists()]
     if training: read_pairs(landcover, classes)
-    found = weights_licences(data) + (seg.licences + (weights_licences(segmenter) if isinstance(segmenter, str) else []) if seg else [])
-    flags = list(dict.fromkeys(flags + found))
-    args |= dict(data=fingerprint(data), landcover=fingerprint(landcover), flags=flags)
+    args |= dict(data=fingerprint(data), landcover=fingerprint(landcover), flags=flags, network=weights_sum(seg))
     with resumed_folder(pairs, args, overwrite) as d:
         print(f'Land cover: {line}')
         if training: seg = train_for(recs, landcover, d/'segmenter', net_size, classes, steps=landcover_steps, seed=seed, device=dev,
             precision=precision, licences=flags, workers=workers, progress=True)
-        kw = dict(net_size=net_size, window=window, tta=tta, bs=batch_size, device=dev)
-        if seg: kw['precision'] = say_precision(seg, recs[:32], precision, **kw)
-        lands = lambda rs: land_covers(data, rs, kind, classes, seg, names, canny, min_confidence, **kw)
-        rows = store_all(d, recs, lands, classes, size, max_background, max_ignore, landcover=kind, licences=flags)
+        seg = seg and for_prediction(seg)
+        before = [r['precision'] for r in read_jsonl(d/'manifest.jsonl')]
+        lands = lambda rs: land_covers(data, rs, kind, classes, seg, names, canny, min_confidence, before[0] if before else precision,
+            net_size=net_size, window=window, tta=tta, bs=batch_size, device=dev)
+        extra = lambda: dict(landcover=kind, licences=flags, precision=seg.precision if seg else None)
+        rows = store_all(d, recs, lands, extra, classes, size, max_background, max_ignore)
         report(rows, data)
         blds = {(r.split, r.name): stored_buildings(r, *((size, size) if size else (r.h, r.w))) for r in recs if r.buildings is not None}
         finish_store(d, rows, blds, classes)
     return Path(pairs)
 
-# %% ../nbs/01_pseudolabel.ipynb #bf0c5e3f
+# %% ../nbs/01_pseudolabel.ipynb #304fd966
 def check_arguments(shares, **positive):
     "`InputError` for what cannot be"
     for k,v in shares.items():
@@ -268,23 +277,26 @@ def check_arguments(shares, **positive):
     for k,v in positive.items():
         if v is not None and v < 1: raise InputError(f'{k.replace("_", "-")} is {v}; a positive number is wanted')
 
-def say_precision(seg, recs, precision, **kw):
-    "The precision to predict in, measured on some images unless told"
-    prec, same = choose_precision(seg, [load_image(r.path) for r in recs], precision, **kw)
-    if same is not None: print(f'Precision: {prec}; the fast one gives the class of fp32 on {same:.1%} of the pixels of {len(recs)} images')
-    return prec
-
-def store_all(root, recs, lands, classes, *args, **extra): # see `store_pair`
+def store_all(root, recs, lands, extra, *args): # see `store_pair`
     "Store every record that has no row yet, a row per image as soon as its files are there; all rows in order"
     done = {(r['split'], r['name']): r for r in read_jsonl(root/'manifest.jsonl')}
     todo = [r for r in recs if (r.split, r.name) not in done]
     if done: print(f'Masks: {len(done)} of {len(recs)} are there already')
+    write_jsonl(root/'manifest.jsonl', done.values())      # without a line that a kill tore
     with open(root/'manifest.jsonl', 'a') as f:
         for r,m in zip(tqdm(todo, desc='masks', disable=None), lands(todo)):
-            done[r.split, r.name] = store_pair(root, r, m, classes, *args, **extra)
+            done[r.split, r.name] = store_pair(root, r, m, *args, **extra())
             f.write(json.dumps(done[r.split, r.name]) + '\n')
             f.flush()
     return [done[r.split, r.name] for r in recs]
+
+def open_network(segmenter): # the network in a path, or itself; licence flags
+    if isinstance(segmenter, nn.Module): return segmenter, list(segmenter.licences)
+    seg = Segmenter.load(segmenter)
+    return seg, seg.licences + weights_licences(segmenter)
+
+def weights_sum(seg): # tells one network from another
+    return None if seg is None else sum(p.detach().double().abs().sum().item() for p in seg.parameters())
 
 def report(rows, data):
     "Print what was kept and why the rest was not; `InputError` if nothing is left"

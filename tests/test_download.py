@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from rsguided.cli import main
 from rsguided.data import InputError, folder_lock
-from rsguided.download import Broken, check_zip, fetch, weights, weights_licences
+from rsguided.download import Broken, fetch, weights_licences
 
 class Site(BaseHTTPRequestHandler):
     "One file under every path, whose first word says how it is sent; and Kaggle's API"

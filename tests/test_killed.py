@@ -66,3 +66,23 @@ def test_batches_do_not_change_the_picture(pairs, model, tmp_path):
         assert main(['sample', str(model), str(pairs), str(tmp_path/str(bs)), '--batch-size', str(bs), '--steps', '6', '--precision', 'fp32', '--seed', '3']) == 0
     load = lambda f: np.asarray(Image.open(f)).astype(int)
     for f in (tmp_path/'1'/'image').iterdir(): assert np.abs(load(f) - load(tmp_path/'8'/'image'/f.name)).max() <= 1
+
+def test_killed_pseudolabel(tmp_path, capfd):
+    from rsguided.landcover import Segmenter
+    Segmenter(encoder='tu-resnet10t', fold=2).save(tmp_path/'net')
+    assert main(['city', str(tmp_path/'city'), '--train', '44', '--val', '0', '--test', '0']) == 0
+    pairs, part = tmp_path/'pairs', tmp_path/'.pairs-part'
+    args = ['pseudolabel', tmp_path/'city', pairs, '--segmenter', tmp_path/'net', '--tta', '8', '--max-background', '1',
+            '--precision', 'fp32', '--device', 'cpu']
+    kill_when(start(*args), lambda: len(rows(part/'manifest.jsonl')) >= 5)
+    assert not pairs.exists()
+    there = len(rows(part/'manifest.jsonl'))
+    (part/'manifest.jsonl').open('a').write('{"split": "train", "na')       # a line torn by the kill
+    assert 5 <= there < 44
+    capfd.readouterr()
+    assert main([str(a) for a in args]) == 0
+    assert f'{there} of 44 are there already' in capfd.readouterr().out
+    got = rows(pairs/'manifest.jsonl')
+    assert sorted(int(r['name']) for r in got) == list(range(44)) and all(r['kept'] for r in got)
+    assert len(list((pairs/'mask'/'all'/'train').glob('*.png'))) == 44
+    assert not part.exists() and not (tmp_path/'.pairs-part.json').exists()
