@@ -7,7 +7,7 @@ Docs: https://rsguided.github.io/rsguided/pseudolabel.html.md"""
 # %% auto #0
 __all__ = ['fuse', 'canny_roads', 'choose_land_cover', 'read_layers', 'check_layers', 'chunks', 'land_covers', 'background',
            'known_pixels', 'without_hidden', 'stored_buildings', 'store_pair', 'train_for', 'pseudolabel',
-           'check_arguments', 'store_all', 'open_network', 'weights_sum', 'report']
+           'check_arguments', 'check_prediction', 'store_all', 'open_network', 'weights_sum', 'report']
 
 # %% ../nbs/01_pseudolabel.ipynb #e9f81431
 import json, math
@@ -211,7 +211,7 @@ def train_for(
     state.unlink()
     return seg
 
-# %% ../nbs/01_pseudolabel.ipynb #7f33df28
+# %% ../nbs/01_pseudolabel.ipynb #db1dadfd
 def pseudolabel(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     pairs:str,            # pair store to make
@@ -223,6 +223,8 @@ def pseudolabel(
     net_size:int=None,    # longer side that the network sees; by default what it was trained for
     window:int=512,       # larger images are cut in overlapping windows of this side, in the network's pixels
     tta:int=1,            # symmetries to average: 1, 2, 4 or 8
+    scales:str='1',       # enlargements to average, separated by commas
+    gsd:float=None,       # metres per pixel of the images whose COCO file does not say
     min_confidence:float=0., # less sure pixels are ignored (255)
     layers:str='',        # classes with known masks in SPLIT/CLASS/NAME.png, separated by commas, the last on top
     canny:bool=False,     # take edges for roads, as the published code could
@@ -243,12 +245,13 @@ def pseudolabel(
     dev, recs = pick_device(device), read_data(data, categories)
     pick_precision(precision, dev)
     check_images(recs)
-    recs = [without_hidden(r) for r in recs]
+    recs = [without_hidden(r)._replace(gsd=r.gsd or gsd) for r in recs]
     kind, line = choose_land_cover(data, recs, segmenter, landcover)
     training = kind == 'network' and segmenter == 'auto'
     seg, found = open_network(segmenter) if kind == 'network' and not training else (None, [])
     classes = seg.classes if seg else folder_classes(landcover if training else data)
     names, flags = ([s.strip() for s in o.split(',') if s.strip()] for o in (layers, licences))
+    zooms = check_prediction(tta, scales)
     flags = list(dict.fromkeys(flags + weights_licences(data) + found))
     check_layers(data, names, classes, canny)
     if kind == 'truth': [_beside(data, r, 'landcover', lambda f: load_mask(f, classes)) for r in recs if _truth(data, r).exists()]
@@ -261,7 +264,7 @@ def pseudolabel(
         seg = seg and for_prediction(seg)
         before = [r['precision'] for r in read_jsonl(d/'manifest.jsonl')]
         lands = lambda rs: land_covers(data, rs, kind, classes, seg, names, canny, min_confidence, before[0] if before else precision,
-            net_size=net_size, window=window, tta=tta, bs=batch_size, device=dev)
+            net_size=net_size, window=window, tta=tta, scales=zooms, bs=batch_size, device=dev)
         extra = lambda: dict(landcover=kind, licences=flags, precision=seg.precision if seg else None)
         rows = store_all(d, recs, lands, extra, classes, size, max_background, max_ignore)
         report(rows, data)
@@ -269,13 +272,20 @@ def pseudolabel(
         finish_store(d, rows, blds, classes)
     return Path(pairs)
 
-# %% ../nbs/01_pseudolabel.ipynb #304fd966
+# %% ../nbs/01_pseudolabel.ipynb #80ca9710
 def check_arguments(shares, **positive):
     "`InputError` for what cannot be"
     for k,v in shares.items():
         if not 0 <= v <= 1: raise InputError(f'{k.replace("_", "-")} is {v}; a share from 0 to 1 is wanted')
     for k,v in positive.items():
         if v is not None and v < 1: raise InputError(f'{k.replace("_", "-")} is {v}; a positive number is wanted')
+
+def check_prediction(tta, scales): # the scales as numbers
+    if tta not in (1, 2, 4, 8): raise InputError(f'tta is {tta}; 1, 2, 4 or 8 symmetries are wanted')
+    try: zs = [float(s) for s in str(scales).split(',')]
+    except ValueError: zs = []
+    if zs and all(0 < z < math.inf for z in zs): return zs
+    raise InputError(f'scales is {scales!r}; positive numbers separated by commas are wanted')
 
 def store_all(root, recs, lands, extra, *args): # see `store_pair`
     "Store every record that has no row yet, a row per image as soon as its files are there; all rows in order"
