@@ -216,7 +216,7 @@ def complete(a):
     check_images(read_data(a.data, a.categories))
     return a
 
-# %% ../nbs/07_cli.ipynb #9ea98789
+# %% ../nbs/07_cli.ipynb #ea3021bd
 def run(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     out:str,              # folder of the run: pairs, model, synthetic, dataset, report.html, report.json
@@ -252,6 +252,7 @@ def run(
             if name == 'dataset': check(a.out/'dataset')
         return write_report(a.out, vars(a), seconds)
 
+# %% ../nbs/07_cli.ipynb #671667f1
 def demo(
     out:str='rsguided-demo', # folder to write
     minutes:float=3.,        # of training

@@ -125,7 +125,7 @@ def fingerprint(
 def is_done(folder, args): return Path(folder, 'DONE.json').exists() and read_json(Path(folder, 'DONE.json'))['args'] == args
 def set_done(folder, args, **info): return save_json(Path(folder, 'DONE.json'), dict(args=args, **info), indent=1)
 
-# %% ../nbs/00_core.ipynb #3d1d7fa3
+# %% ../nbs/00_core.ipynb #264cb20e
 @contextmanager
 def resumed_folder(
     path,      # the folder to make
@@ -136,20 +136,19 @@ def resumed_folder(
     path = Path(path)
     may_write(path, overwrite)
     tmp, note = path.parent/f'.{path.name}-part', path.parent/f'.{path.name}-part.json'
-    try:
-        with folder_lock(tmp):
-            if not note.exists() or read_json(note) != args:
-                for f in [f for f in tmp.iterdir() if f.name != '.lock']: shutil.rmtree(f) if f.is_dir() else f.unlink()
-                save_json(note, args)
-            yield tmp
-            (tmp/'.lock').unlink()
-            if path.exists(): shutil.rmtree(path)
-            os.replace(tmp, path)
-    except InputError:
-        shutil.rmtree(tmp, ignore_errors=True)
-        note.unlink(missing_ok=True)
-        raise
-    note.unlink()
+    with folder_lock(tmp):
+        if not note.exists() or read_json(note) != args:
+            for f in [f for f in tmp.iterdir() if f.name != '.lock']: shutil.rmtree(f) if f.is_dir() else f.unlink()
+            save_json(note, args)
+        try: yield tmp
+        except InputError:
+            shutil.rmtree(tmp)
+            note.unlink()
+            raise
+        (tmp/'.lock').unlink()
+        if path.exists(): shutil.rmtree(path)
+        os.replace(tmp, path)
+        note.unlink()
 
 # %% ../nbs/00_core.ipynb #9c3789a8
 IGNORE = 255

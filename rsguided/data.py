@@ -1190,7 +1190,7 @@ def pair_dls(
     v = DataLoader(PairDataset(valid[:max_valid], size, classes), **kw)
     return DataLoaders(t, v, device=torch.device(device))
 
-# %% ../nbs/00_data.ipynb #b5c7ecb1
+# %% ../nbs/00_data.ipynb #3787f7ce
 def train_val(
     store,  # `PairStore`
     seed=0, # of the split, where one has to be made
@@ -1201,6 +1201,6 @@ def train_val(
     if va: return tr, va
     if len(tr) < 2:
         raise InputError(f'{store.root} has {len(tr)} training image; at least two are wanted, one to validate on')
-    draw = {p.name: torch.rand(1, generator=generator(seed, 'val', p.name)).item() for p in tr}
+    draw = {p.name: draw_share(seed, 'val', p.name) for p in tr}
     held = {n for n,u in draw.items() if u < .1} or {min(draw, key=draw.get)}
     return [p for p in tr if p.name not in held], [p for p in tr if p.name in held]

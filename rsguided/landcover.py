@@ -11,7 +11,7 @@ __all__ = ['LoveDAHRNet', 'Folded', 'build_segmenter', 'Segmenter', 'save_segmen
            'folder_classes', 'Crops', 'class_weights', 'segmentation_loss', 'BudgetCB', 'BestCB', 'ResumeCB',
            'train_segmenter', 'check_training']
 
-# %% ../nbs/00e_landcover.ipynb #a124e33d
+# %% ../nbs/00e_landcover.ipynb #0c27aaed
 import math, pickle, re, time
 from functools import partial
 from itertools import groupby
@@ -32,8 +32,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
-from .core import IGNORE, LOVEDA, Classes, InputError, read_json, save_json, write_atomic
-from .core import IMAGE_EXTS
+from .core import (IGNORE, IMAGE_EXTS, LOVEDA, Classes, InputError, read_json, save_json, write_atomic)
 from .data import StreamDL, autocast, dihedral, load_image, load_mask, pick_device, pick_precision
 
 # %% ../nbs/00e_landcover.ipynb #530ad3f9
@@ -444,7 +443,7 @@ def segmentation_loss(
     fs = [losses[k]() for k in name.split('+')]
     return lambda logits, ids: sum(f(logits, ids.long()) for f in fs)
 
-# %% ../nbs/00e_landcover.ipynb #02832cc5
+# %% ../nbs/00e_landcover.ipynb #3454354e
 class BudgetCB(Callback):
     "Train for a number of steps, or for minutes; the learning rate follows progress"
     def __init__(self, steps, minutes=None, lr=1e-3, warm=.1, progress=False):
@@ -469,6 +468,7 @@ class BudgetCB(Callback):
     def after_fit(self):
         if hasattr(self, 'bar'): self.bar.close()
 
+# %% ../nbs/00e_landcover.ipynb #72c62b9c
 class BestCB(Callback):
     "Every so many steps, mIoU on held-out pairs; in the end the best weights are put back"
     order = 10

@@ -6,10 +6,10 @@ Docs: https://rsguided.github.io/rsguided/pseudolabel.html.md"""
 
 # %% auto #0
 __all__ = ['fuse', 'canny_roads', 'choose_land_cover', 'read_layers', 'check_layers', 'chunks', 'land_covers', 'background',
-           'known_pixels', 'without_hidden', 'stored_buildings', 'store_pair', 'train_for', 'pseudolabel',
-           'check_arguments', 'check_prediction', 'store_all', 'open_network', 'weights_sum', 'report']
+           'hidden_pixels', 'without_hidden', 'stored_buildings', 'store_pair', 'common_gsd', 'train_for',
+           'pseudolabel', 'check_arguments', 'check_prediction', 'store_all', 'open_network', 'weights_sum', 'report']
 
-# %% ../nbs/01_pseudolabel.ipynb #e9f81431
+# %% ../nbs/01_pseudolabel.ipynb #70cb47f3
 import json, math
 from itertools import groupby
 from pathlib import Path
@@ -19,11 +19,11 @@ from torch import nn
 from tqdm.auto import tqdm
 from .core import IGNORE, LOVEDA, InputError, fingerprint, read_jsonl, resumed_folder, write_jsonl
 from .data import (check_images, draw_instances, finish_store, load_image, load_mask, manifest_row, pick_device,
-    pick_precision, read_data, read_pixels, with_buildings, write_pair)
+    pick_precision, read_data, with_buildings, write_pair)
 from .download import weights_licences
 from rsguided.landcover import (Segmenter, choose_precision, folder_classes, for_prediction, read_pairs, train_segmenter,
     wh)
-from .sources import seen
+from .sources import hidden, seen
 
 # %% ../nbs/01_pseudolabel.ipynb #c063c29b
 def fuse(
@@ -104,7 +104,7 @@ def check_layers(data, names, classes, canny=False):
         if n not in classes.names: raise InputError(f'layer {n!r} is no class; {", ".join(classes.names)} are')
         if not list(Path(data).glob(f'*/{n}')): raise InputError(f'{data} has no SPLIT/{n}; masks of the layer are wanted there')
 
-# %% ../nbs/01_pseudolabel.ipynb #f33e8d4f
+# %% ../nbs/01_pseudolabel.ipynb #5224ff3c
 def chunks(
     recs,      # `Record`s
     limit=32*256**2, # pixels in a chunk, at most (but one image at least)
@@ -118,6 +118,7 @@ def chunks(
         res, n = [*res, r], n + r.h*r.w
     if res: yield res
 
+# %% ../nbs/01_pseudolabel.ipynb #84fbb281
 def land_covers(
     data,      # data set folder
     recs,      # `Record`s
@@ -151,13 +152,13 @@ def land_covers(
 
 def background(classes): return classes.names.index('background') if 'background' in classes.names else 0
 
-# %% ../nbs/01_pseudolabel.ipynb #3f8bfb35
-def known_pixels(rec): # bool (h,w): False where the image has alpha 0; None if it has none
-    return None if rec.path.suffix.lower() in ('.jpg', '.jpeg', '.bmp') else read_pixels(rec.path, 3)[1]
+# %% ../nbs/01_pseudolabel.ipynb #dca71bdb
+def hidden_pixels(rec): # bool (h,w): where the image has alpha 0
+    if rec.path.suffix.lower() in ('.jpg', '.jpeg', '.bmp'): return np.zeros((rec.h, rec.w), bool)
+    return hidden(rec.path, channels=3)[1]
 
-def without_hidden(rec): # a record without the buildings that lie where its image has alpha 0
-    known = None if rec.buildings is None else known_pixels(rec)
-    return rec if known is None else rec._replace(buildings=seen(rec.buildings, ~known))
+def without_hidden(rec): # a record without the buildings that lie there
+    return rec if rec.buildings is None else rec._replace(buildings=seen(rec.buildings, hidden_pixels(rec)))
 
 def stored_buildings(rec, H, W): # in pixels of the stored image
     if rec.buildings is not None: return [[np.asarray(r)*(W/rec.w, H/rec.h) for r in b] for b in rec.buildings]
@@ -179,8 +180,7 @@ def store_pair(
         return manifest_row(rec, m, None, classes, False, 'neither land cover nor buildings', **extra)
     blds, m = stored_buildings(rec, H, W), np.array(Image.fromarray(land).resize((W, H), Image.NEAREST))
     if blds is not None: m = with_buildings(m, draw_instances(blds, H, W), classes.building)
-    known, dropped = known_pixels(rec), ''
-    hide = np.asarray(Image.fromarray(np.zeros((rec.h, rec.w), bool) if known is None else ~known).resize((W, H), Image.NEAREST))
+    hide, dropped = np.asarray(Image.fromarray(hidden_pixels(rec)).resize((W, H), Image.NEAREST)), ''
     m[hide] = IGNORE
     rec = rec._replace(gsd=rec.gsd and rec.gsd/math.sqrt(W/rec.w*H/rec.h))
     if hide.mean() > max_ignore: dropped = f'over {max_ignore} of the pixels are unknown'
@@ -190,28 +190,31 @@ def store_pair(
     if (H,W) != (rec.h, rec.w): im = np.asarray(Image.fromarray(load_image(rec.path)).resize((W, H), Image.BICUBIC))
     return write_pair(root, rec, m, im, blds, classes, **extra)
 
-# %% ../nbs/01_pseudolabel.ipynb #eb283bbc
+# %% ../nbs/01_pseudolabel.ipynb #dc7e23a6
+def common_gsd(recs): # metres per pixel, None if no image says
+    gsds = [r.gsd for r in recs if r.gsd]
+    return float(np.median(gsds)) if gsds else None
+
 def train_for(
     recs,      # `Record`s that will be predicted
-    landcover, # folder of training pairs
+    pairs,     # list of (image, mask) to learn from
     folder,    # the segmenter is saved in, with the state of its training beside it while that lasts
     net_size=None, # longer side that the network is to see, pixels
     classes=LOVEDA, # `Classes`
     **kw,      # for `train_segmenter`
 ) -> Segmenter:
-    "Train a land-cover network on `landcover`, or load it if that is done"
+    "Train a land-cover network on `pairs`, or load it if that is done"
     if (folder/'segmenter.json').exists(): return Segmenter.load(folder)
     side = int(np.median([max(r.h, r.w) for r in recs]))
-    gsds, zoom = [r.gsd for r in recs if r.gsd], net_size/side if net_size else 1.
-    gsd, size = float(np.median(gsds)) if gsds else None, min(256, max(64, int(side*zoom)//64*64))
-    state = folder.with_suffix('.pt')
-    seg = train_segmenter(read_pairs(landcover, classes, gsd), size, bs=8, encoder='tu-resnet10t', lr=2e-3, fold=2,
-        depth=4 if size < 256 else 5, zoom=zoom, gsd=gsd, classes=classes, state=state, **kw)
+    zoom, state = net_size/side if net_size else 1., folder.with_suffix('.pt')
+    size = min(256, max(64, int(side*zoom)//64*64))
+    seg = train_segmenter(pairs, size, bs=8, encoder='tu-resnet10t', lr=2e-3, fold=2, depth=4 if size < 256 else 5,
+        zoom=zoom, gsd=common_gsd(recs), classes=classes, state=state, **kw)
     seg.save(folder)
     state.unlink()
     return seg
 
-# %% ../nbs/01_pseudolabel.ipynb #db1dadfd
+# %% ../nbs/01_pseudolabel.ipynb #7f571179
 def pseudolabel(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     pairs:str,            # pair store to make
@@ -255,11 +258,11 @@ def pseudolabel(
     flags = list(dict.fromkeys(flags + weights_licences(data) + found))
     check_layers(data, names, classes, canny)
     if kind == 'truth': [_beside(data, r, 'landcover', lambda f: load_mask(f, classes)) for r in recs if _truth(data, r).exists()]
-    if training: read_pairs(landcover, classes)
+    lcs = read_pairs(landcover, classes, common_gsd(recs)) if training else None
     args |= dict(data=fingerprint(data), landcover=fingerprint(landcover), flags=flags, network=weights_sum(seg))
     with resumed_folder(pairs, args, overwrite) as d:
         print(f'Land cover: {line}')
-        if training: seg = train_for(recs, landcover, d/'segmenter', net_size, classes, steps=landcover_steps, seed=seed, device=dev,
+        if training: seg = train_for(recs, lcs, d/'segmenter', net_size, classes, steps=landcover_steps, seed=seed, device=dev,
             precision=precision, licences=flags, workers=workers, progress=True)
         seg = seg and for_prediction(seg)
         before = [r['precision'] for r in read_jsonl(d/'manifest.jsonl')]

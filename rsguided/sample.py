@@ -7,15 +7,16 @@ Docs: https://rsguided.github.io/rsguided/sample.html.md"""
 # %% auto #0
 __all__ = ['SAMPLERS', 'make_sampler', 'denoise', 'image_noise', 'paint', 'to_uint8', 'mask_items', 'scaled_buildings', 'sample']
 
-# %% ../nbs/04_sample.ipynb #fd58ffff
+# %% ../nbs/04_sample.ipynb #fd7c2292
 import hashlib, json, shutil, warnings
 import numpy as np, torch
 from pathlib import Path
 from diffusers import DPMSolverMultistepScheduler
 from tqdm.auto import tqdm
 from .core import InputError, folder_lock, read_jsonl, write_jsonl, save_json, save_mask
-from .data import (Pair, PairStore, Record, load_labels, trace, coco_dict, generator, pick_device,
+from .data import (Pair, PairStore, Record, load_labels, coco_dict, generator, pick_device,
     pick_precision, save_image)
+from .sources import outlines
 from .unet import load_model
 
 # %% ../nbs/04_sample.ipynb #d9200584
@@ -81,7 +82,7 @@ def to_uint8(
     "Images as they go to disk"
     return ((x.clamp(-1,1)+1)*127.5).round().byte().permute(0,2,3,1).cpu().numpy()
 
-# %% ../nbs/04_sample.ipynb #a6963d2e
+# %% ../nbs/04_sample.ipynb #cfc15145
 def mask_items(
     masks,      # pair store, a folder mask/KIND/SPLIT inside one, or a folder of masks
     split=None, # of a pair store; 'train' if None
@@ -108,7 +109,7 @@ def scaled_buildings(
     inst, # int (h,w): its instance map at the size of the image
 ) -> list: # buildings in the image's pixels
     "Source polygons scaled to the image; traced from the components where there are none"
-    if pair.buildings is None: return [trace(inst == i) for i in range(1, inst.max()+1)]
+    if pair.buildings is None: return outlines(inst)
     h,w = inst.shape
     return [[r*(w/pair.w, h/pair.h) for r in b] for b in pair.buildings]
 
