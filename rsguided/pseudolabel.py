@@ -118,7 +118,7 @@ def chunks(
         res, n = [*res, r], n + r.h*r.w
     if res: yield res
 
-# %% ../nbs/01_pseudolabel.ipynb #84fbb281
+# %% ../nbs/01_pseudolabel.ipynb #719fae71
 def land_covers(
     data,      # data set folder
     recs,      # `Record`s
@@ -137,8 +137,8 @@ def land_covers(
         ims = [load_image(r.path) for r in rs] if kind == 'network' or canny else [None]*len(rs)
         if kind == 'network':
             precision, same, probs = choose_precision(seg, ims, precision, gsd=[r.gsd for r in rs], **kw)
-            if same is not None: print(f'Precision: {precision}, as the fast one gives the class of fp32 on {same:.1%} of the '
-                f'pixels of the first {len(rs)} images')
+            if same: print(f'Precision: {precision}. On the first {len(rs)} images the class of fp32 is given by '
+                + ', '.join(f'{p} on {s:.1%} of the pixels' for p,s in same.items()))
         for k,r in enumerate(rs):
             none, top = None if r.buildings is None else np.zeros((r.h, r.w), np.int32), read_layers(data, r, layers, classes)
             if canny: top = [(classes.names.index('road'), canny_roads(ims[k])), *top]
@@ -214,7 +214,7 @@ def train_for(
     state.unlink()
     return seg
 
-# %% ../nbs/01_pseudolabel.ipynb #7f571179
+# %% ../nbs/01_pseudolabel.ipynb #389394f7
 def pseudolabel(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     pairs:str,            # pair store to make
@@ -235,7 +235,7 @@ def pseudolabel(
     batch_size:int=8,     # images or windows that are predicted at once
     seed:int=0,           # of the training
     device:str=None,      # cpu, cuda, ...; a GPU if there is one
-    precision:str=None,   # fp32, bf16 or fp16; by default the fastest that agrees with fp32 on 99 % of pixels
+    precision:str=None,   # fp32, bf16, fp16, mixed; by default the fastest that agrees with fp32 on 99 % of pixels
     workers:int=0,        # loader processes while training
     licences:str='',      # flags, separated by commas, of the images and of what the network saw
     categories:str=None,  # COCO categories that are buildings, names or ids separated by commas
@@ -246,7 +246,7 @@ def pseudolabel(
     check_arguments(dict(max_background=max_background, min_confidence=min_confidence, max_ignore=max_ignore),
         size=size, net_size=net_size, window=window, landcover_steps=landcover_steps, batch_size=batch_size)
     dev, recs = pick_device(device), read_data(data, categories)
-    pick_precision(precision, dev)
+    if precision != 'mixed': pick_precision(precision, dev)
     check_images(recs)
     recs = [without_hidden(r)._replace(gsd=r.gsd or gsd) for r in recs]
     kind, line = choose_land_cover(data, recs, segmenter, landcover)
@@ -263,7 +263,7 @@ def pseudolabel(
     with resumed_folder(pairs, args, overwrite) as d:
         print(f'Land cover: {line}')
         if training: seg = train_for(recs, lcs, d/'segmenter', net_size, classes, steps=landcover_steps, seed=seed, device=dev,
-            precision=precision, licences=flags, workers=workers, progress=True)
+            precision=None if precision == 'mixed' else precision, licences=flags, workers=workers, progress=True)
         seg = seg and for_prediction(seg)
         before = [r['precision'] for r in read_jsonl(d/'manifest.jsonl')]
         lands = lambda rs: land_covers(data, rs, kind, classes, seg, names, canny, min_confidence, before[0] if before else precision,
