@@ -6,11 +6,11 @@ Docs: https://rsguided.github.io/rsguided/cache.html.md"""
 
 # %% auto #0
 __all__ = ['Batch', 'FORMAT', 'value_range', 'to_unit', 'from_unit', 'image_pairs', 'kind_of', 'same_kind', 'load_kinds',
-           'pairs_key', 'PairCache', 'evict', 'one_pass', 'Stream', 'turned', 'Batches', 'BatchDL', 'BatchStreamDL',
-           'to_float', 'pair_dls']
+           'pairs_key', 'PairCache', 'Decoding', 'many', 'evict', 'one_pass', 'Stream', 'turned', 'Batches', 'BatchDL',
+           'BatchStreamDL', 'to_float', 'pair_dls']
 
-# %% ../nbs/00f_cache.ipynb #d402e28f
-import hashlib, os, shutil, warnings, weakref
+# %% ../nbs/00f_cache.ipynb #2005382d
+import hashlib, os, shutil, sys, warnings, weakref
 from collections import Counter, namedtuple
 from contextlib import ExitStack, suppress
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ import numpy as np, torch
 from PIL import Image
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastcore.basics import chunked, patch, store_attr
+from fastcore.basics import chunked, noop, patch, store_attr
 from filelock import FileLock
 from tqdm.auto import tqdm
 from .core import IMAGE_EXTS, InputError, LOVEDA
@@ -138,7 +138,7 @@ def _stamp(f):
     except FileNotFoundError: raise FileNotFoundError(f'{f} does not exist; an image or mask of the pair store is wanted there') from None
     return f'{Path(f).absolute()} {s.st_size} {s.st_mtime_ns}\n'.encode()
 
-# %% ../nbs/00f_cache.ipynb #7f28ac03
+# %% ../nbs/00f_cache.ipynb #2bdfa2cd
 class PairCache:
     "Pairs at one size, decoded once; `cache[idxs]` gives image, mask and instance arrays of a batch"
     live = weakref.WeakSet()
@@ -148,7 +148,7 @@ class PairCache:
         classes=LOVEDA, # `Classes`
         kinds=('all',), # of masks
         folder=None,    # the caches lie in its `pairs`; None: RSGUIDED_CACHE, or the user's cache folder
-        workers=None,   # threads to decode with; None: one per processor
+        workers=None,   # processes to decode with; None: one per processor if there are 500 pairs or more, else threads
     ):
         if not pairs: raise InputError('there are no pairs to load; at least one is wanted')
         store_attr('size,classes,workers')
@@ -158,6 +158,10 @@ class PairCache:
         self.live.add(self)
     def __len__(self): return len(self.pairs)
     def __getitem__(self, idxs): return [a[idxs] for a in self.arrays]
+    def __getstate__(self): return {**self.__dict__, 'arrays': None} if isinstance(self.arrays[0], np.memmap) else self.__dict__
+    def __setstate__(self, d):
+        self.__dict__.update(d)
+        self.arrays = self.arrays or self.opened()   # a map is not copied from process to process
     @property
     def spec(self):
         "File → shape and type"
@@ -175,17 +179,32 @@ def opened(self:PairCache):
     with suppress(OSError): os.utime(self.path)      # when it was last of use
     return res
 
-# %% ../nbs/00f_cache.ipynb #be85bc19
+# %% ../nbs/00f_cache.ipynb #ed6a6a00
+class Decoding:
+    "Position → arrays of the pair there as they are stored, or the error"
+    def __init__(self, cache): self.cache = cache
+    def __len__(self): return len(self.cache)
+    def __getitem__(self, i):
+        c = self.cache
+        try: im,m,inst = load_kinds(p := c.pairs[i], c.size, c.classes, c.kinds)
+        except (InputError, OSError) as e: return e
+        if inst.max() > 65535: return InputError(f'{p.image} has {inst.max()} buildings; at most 65535 are wanted')
+        return np.moveaxis(im, -1, 0), inst.astype(np.uint16), m
+
+def many(n): return min(16, len(os.sched_getaffinity(0))) if n >= 500 and sys.platform == 'linux' else 0   # processes
+
 @patch
 def decoded(self:PairCache):
     "Image (c,h,w), instance map and masks of one pair after the other"
-    def one(p):
-        im,m,inst = load_kinds(p, self.size, self.classes, self.kinds)
-        if inst.max() > 65535: raise InputError(f'{p.image} has {inst.max()} buildings; at most 65535 are wanted')
-        return np.moveaxis(im, -1, 0), inst.astype(np.uint16), m
-    with ThreadPoolExecutor(self.workers or os.cpu_count()) as ex:
-        yield from tqdm(ex.map(one, self.pairs), 'pair cache', len(self), disable=None, leave=False)
+    ds, n = Decoding(self), many(len(self)) if self.workers is None else self.workers
+    with ThreadPoolExecutor() as ex:
+        if n < 2: it = ex.map(ds.__getitem__, range(len(ds)))
+        else: it = torch.utils.data.DataLoader(ds, None, num_workers=n, collate_fn=noop, generator=torch.Generator())
+        for x in tqdm(it, 'pair cache', len(ds), disable=None, leave=False):
+            if isinstance(x, Exception): raise x
+            yield x
 
+# %% ../nbs/00f_cache.ipynb #8e9aa68e
 @patch
 def write(self:PairCache):
     "Write the files, whole or not at all"
