@@ -6,9 +6,11 @@ import os, platform, tempfile, time, warnings
 warnings.filterwarnings('ignore')
 from pathlib import Path
 import numpy as np, torch
+from rsguided.cache import PairCache, pair_dls
 from rsguided.city import city
-from rsguided.data import check_images, draw_instances, pick_precision, read_data, save_image, save_json, save_mask
+from rsguided.data import PairStore, check_images, draw_instances, pick_precision, read_data, save_image, save_json, save_mask
 from rsguided.landcover import Segmenter, for_prediction, predict
+from rsguided.pseudolabel import pseudolabel
 from rsguided.unet import create_unet
 
 def timed(what, unit, n, f):
@@ -51,6 +53,16 @@ def land_cover_speed(n=32):
     for p in dict.fromkeys(('fp32', pick_precision())):
         timed(f'HRNet, predict, {p}', 'tiles', n, lambda: predict(net, tiles, precision=p))
 
+def loader_speed(data, d, bs=16):
+    "A training loader is wanted to give 2,000 pairs of 64 px a second"
+    pseudolabel(data, d/'pairs', segmenter='truth', max_background=1)
+    store = PairStore(d/'pairs')
+    tr, kw = store['train'], dict(bs=bs, every=200, cache=d/'cache')
+    timed('pair cache, 64 px, first time', 'pairs', len(tr), lambda: PairCache(tr, 64, folder=d/'cache'))
+    timed('pair cache, 64 px, second time', 'pairs', len(tr), lambda: PairCache(tr, 64, folder=d/'cache'))
+    dls = pair_dls(tr, tr[:8], 64, **kw)
+    timed('training loader, 64 px, batch 16', 'pairs', bs*len(dls.train), lambda: [None for _ in dls.train])
+
 def steps(model, n):
     opt = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     x, t, c = torch.randn(8, 3, model.size, model.size), torch.randint(1000, (8,)), torch.zeros(8, model.cond.n, model.size, model.size)
@@ -72,6 +84,7 @@ if __name__ == '__main__':
         recs = read_data(data)
         timed('check images', 'tiles', len(recs), lambda: check_images(recs))
         timed('draw buildings', 'buildings', sum(len(r.buildings) for r in recs), lambda: [draw_instances(r.buildings, r.h, r.w) for r in recs])
+        loader_speed(data, Path(d))
         coco_speed(Path(d)/'many')
     land_cover_speed()
     for p in dict.fromkeys(('fp32', pick_precision())):

@@ -12,9 +12,9 @@ __all__ = ['TIFF', 'LOSSY', 'Record', 'DROPPED', 'NO_PX', 'Pair', 'load_image', 
            'geometry', 'seg_rings', 'Records', 'warn_report', 'choose_categories', 'coco_images', 'coco_annotations',
            'plain', 'mend', 'coco_buildings', 'no_gc', 'read_coco', 'read_split', 'read_data', 'check_images',
            'coco_dict', 'draw_instances', 'Clipper', 'clip', 'starts', 'blocks', 'windows', 'draw_share',
-           'parse_splits', 'deal', 'read_scenes', 'cut_scene', 'write_tiles', 'tiles', 'with_buildings', 'write_pair',
-           'manifest_row', 'finish_store', 'PairStore', 'load_labels', 'load_pair', 'dihedral', 'PairDataset',
-           'one_pass', 'Stream', 'StreamDL', 'to_float', 'pair_dls', 'train_val']
+           'parse_splits', 'deal', 'read_scenes', 'cut_scene', 'write_tiles', 'tiles', 'mask_path', 'with_buildings',
+           'write_pair', 'manifest_row', 'finish_store', 'PairStore', 'load_labels', 'load_pair', 'train_val',
+           'dihedral', 'StreamDL']
 
 # %% ../nbs/00_data.ipynb #ee781e98
 import hashlib, logging, re, struct, warnings
@@ -965,8 +965,11 @@ def _say_tiles(out, recs, n, min_visible):
             few += f'; {n[k, "lost"]} labels dropped of buildings less than {min_visible:.0%} visible'
         print(f'{len(rs)} tiles, {sum(len(r.buildings) for r in rs)} buildings in {out.name}/{k}{few}')
 
-# %% ../nbs/00_data.ipynb #13e48b00
-Pair = namedtuple('Pair', 'split name image mask buildings h w gsd channels dtype', defaults=(3, 'uint8'))
+# %% ../nbs/00_data.ipynb #52d74ac2
+Pair = namedtuple('Pair', 'split name image mask buildings h w gsd channels dtype domain range',
+                  defaults=(3, 'uint8', '', None))   # mask is None where there is none; range is (lowest, highest)
+
+def mask_path(pair, kind='all'): return pair.mask.parents[2]/kind/pair.split/f'{pair.name}.png'
 
 def with_buildings(
     mask,       # uint8 (h,w) class ids
@@ -983,11 +986,11 @@ def with_buildings(
     m[inst > 0] = building
     return m
 
-# %% ../nbs/00_data.ipynb #148232dd
+# %% ../nbs/00_data.ipynb #ef0c5dc6
 def write_pair(
     root,    # pair store (or the folder that becomes one)
     rec,     # `Record`
-    mask,    # uint8 (h,w) class ids
+    mask,    # uint8 (h,w) class ids; None: an image without a mask
     image,   # uint8 (h,w,3), or (h,w,c) of another kind; None: the record's file is copied as it is
     buildings, # in pixels of the stored image; None if unlabelled
     classes=LOVEDA, # `Classes`
@@ -1001,7 +1004,8 @@ def write_pair(
     elif rgb: save_image(f, image)
     else: write_atomic(f, lambda p: np.save(p, image))
     if not rgb: extra = dict(channels=image.shape[-1], dtype=str(image.dtype)) | extra
-    save_mask(root/'mask'/'all'/rec.split/f'{rec.name}.png', mask, classes)
+    if mask is None: mask, extra = np.full((rec.h, rec.w), IGNORE, np.uint8), dict(unmasked=True) | extra
+    else: save_mask(root/'mask'/'all'/rec.split/f'{rec.name}.png', mask, classes)
     return manifest_row(rec, mask, buildings, classes, file=f'data/{rec.split}/{f.name}', **extra)
 
 def manifest_row(rec, mask, buildings, classes=LOVEDA, kept=True, reason='', channels=3, dtype='uint8', **extra):
@@ -1028,7 +1032,7 @@ def finish_store(
     save_json(root/'classes.json', classes.to_dict(), indent=1)
     write_jsonl(root/'manifest.jsonl', rows)
 
-# %% ../nbs/00_data.ipynb #80297ce5
+# %% ../nbs/00_data.ipynb #657c5279
 class PairStore:
     "Images, masks and buildings of a pair store, joined by (split, name)"
     def __init__(self,
@@ -1051,8 +1055,10 @@ class PairStore:
         names = {im['id']: Path(im['file_name']).stem for im in d['images']}
         blds = {n: [] for n in names.values()}
         for a in d['annotations']: blds[names[a['image_id']]].append(_building(a, js))
-        return [Pair(split, r['name'], self.root/r['file'], self.root/'mask'/'all'/split/f'{r["name"]}.png',
-                     blds.get(r['name']), r['h'], r['w'], r['gsd'], r.get('channels', 3), r.get('dtype', 'uint8')) for r in rows]
+        masks = self.root/'mask'/'all'/split
+        return [Pair(split, r['name'], self.root/r['file'], None if r.get('unmasked') else masks/f'{r["name"]}.png',
+                     blds.get(r['name']), r['h'], r['w'], r['gsd'], r.get('channels', 3), r.get('dtype', 'uint8'),
+                     r.get('domain') or '', r.get('range')) for r in rows]
 
     @property
     def splits(self): return list(self.pairs)
@@ -1061,13 +1067,16 @@ class PairStore:
         raise InputError(f'{self.root} has no split {split!r}; it has {", ".join(self.splits)}')
     def __repr__(self): return 'PairStore: ' + ', '.join(f'{len(v)} {k}' for k,v in self.pairs.items())
 
-# %% ../nbs/00_data.ipynb #cdf985da
+# %% ../nbs/00_data.ipynb #879e8974
 def load_labels(
     pair,      # `Pair`
     size=None, # side in pixels; None: as stored
     classes=LOVEDA, # `Classes`
 ) -> tuple:    # mask uint8 (h,w), instance map int32 (h,w)
     "Mask and buildings of a pair at any size; without polygons, buildings are connected components"
+    if pair.mask is None:
+        h,w = (size, size) if size else (pair.h, pair.w)
+        return np.full((h, w), IGNORE, np.uint8), np.zeros((h, w), np.int32)
     m = load_mask(pair.mask, classes)
     h,w = m.shape
     if size: m = np.asarray(Image.fromarray(m).resize((size, size), Image.NEAREST))
@@ -1082,125 +1091,45 @@ def load_pair(
 ) -> tuple:    # image (h,w,c) in the channels and type it was stored in, mask uint8 (h,w), instance map int32 (h,w)
     "One pair at any size; `InputError` if image and mask disagree"
     rgb = (pair.channels, pair.dtype) == (3, 'uint8') and pair.image.suffix.lower() not in ('.npy', *TIFF)
-    im, (w,h) = load_image(pair.image) if rgb else read_pixels(pair.image, pair.channels)[0], _size(pair.mask)
+    im = load_image(pair.image) if rgb else read_pixels(pair.image, pair.channels)[0]
+    w,h = _size(pair.mask) if pair.mask else im.shape[1::-1]
     if im.shape[:2] != (h, w):
         raise InputError(f'{pair.image} is {im.shape[1]}x{im.shape[0]} pixels, its mask {pair.mask} {w}x{h}; equal sizes are wanted')
     if size: im = resize_pixels(im, size, size)
     return im, *load_labels(pair, size, classes)
 
-# %% ../nbs/00_data.ipynb #c8c17cd0
+# %% ../nbs/00_data.ipynb #1f1f7e74
+def train_val(
+    store,  # `PairStore`
+    seed=0, # of the split, where one has to be made
+) -> tuple: # training pairs, validation pairs
+    "Splits `train` and `val` (or `valid`); without a labelled one a tenth of the masked tiles of `train`"
+    tr = store['train']
+    va = [p for s in ('val', 'valid') if s in store.splits for p in store[s] if p.mask and p.buildings is not None]
+    if va: return tr, va
+    pool = [p for p in tr if p.mask] or tr
+    if len(pool) < 2: raise InputError(f'{store.root} has {len(pool)} training image'
+        f'{" with a mask"*(len(tr) > 1)}; at least two are wanted, one to validate on')
+    draw = {p.name: draw_share(seed, 'val', p.name) for p in pool}
+    held = {n for n,u in draw.items() if u < .1} or {min(draw, key=draw.get)}
+    return [p for p in tr if p.name not in held], [p for p in tr if p.name in held]
+
+# %% ../nbs/00_data.ipynb #30cee0d6
 def dihedral(
-    x, # tensor (...,h,w)
+    x, # tensor or array (...,h,w)
     k, # 0..7
-):     # tensor, axes swapped for k ≥ 4
+):     # of the same type, axes swapped for k ≥ 4
     "Symmetry `k` of the square"
-    if k & 4: x = x.transpose(-1, -2)
-    if k & 2: x = x.flip(-2)
-    if k & 1: x = x.flip(-1)
+    if k & 4: x = x.swapaxes(-1, -2)
+    flip = np.flip if isinstance(x, np.ndarray) else torch.flip
+    if k & 2: x = flip(x, (-2,))
+    if k & 1: x = flip(x, (-1,))
     return x
 
-# %% ../nbs/00_data.ipynb #218f1467
-class PairDataset:
-    "Pairs as uint8 tensors (3,h,w), (h,w), (h,w) at one size; kept in memory once loaded while they are under `cache_gb`"
-    def __init__(self,
-        pairs,     # list of `Pair`
-        size,      # side in pixels
-        classes=LOVEDA, # `Classes`
-        cache_gb=2., # per process
-    ):
-        store_attr('pairs,size,classes')
-        if odd := [p for p in pairs if (p.channels, p.dtype) != (3, 'uint8')]:
-            raise InputError(f'{odd[0].image} has {odd[0].channels} channels of {odd[0].dtype}; 8-bit RGB is wanted for training so far')
-        self.cache = {} if len(pairs)*size*size*8 < cache_gb*1e9 else None
-    def __len__(self): return len(self.pairs)
-    def __getitem__(self, i):
-        if self.cache is not None and i in self.cache: return self.cache[i]
-        im,m,inst = load_pair(self.pairs[i], self.size, self.classes)
-        x = torch.from_numpy(np.array(im)).permute(2,0,1).contiguous(), torch.from_numpy(np.array(m)), torch.from_numpy(inst)
-        if self.cache is not None: self.cache[i] = x
-        return x
-
-# %% ../nbs/00_data.ipynb #2d049075
-def one_pass(
-    n,            # examples
-    seed, epoch,  # what the order is a function of
-    weights=None, # one per example, all 0 or more; None: equal
-) -> np.ndarray:  # (n,) positions → examples
-    "The order of one pass over the data"
-    rng = np.random.default_rng([seed, 0, epoch])
-    order = rng.permutation(n)
-    if weights is None: return order
-    ends = np.cumsum(weights, dtype=float)
-    at = (np.arange(n) + rng.random())/n*ends[-1]
-    return np.minimum(np.searchsorted(ends, at, side='right'), np.flatnonzero(weights)[-1])[order]
-
-# %% ../nbs/00_data.ipynb #d56fbc4f
-class Stream:
-    "Endless reading of a data set: position → example, a function of (seed, pos) alone"
-    def __init__(self,
-        ds,           # `PairDataset`
-        seed=0,
-        symmetries=8, # 1, 2, 4 or 8 of the square's symmetries
-        weights=None, # how often each example is wanted, relative to the others; None: equally
-    ):
-        store_attr()
-        if weights is not None and not (len(weights) == len(ds) and np.isfinite(weights).all() and min(weights) >= 0 < max(weights)):
-            raise InputError(f'{len(weights)} weights for {len(ds)} images; one for each, none negative and not all 0, is wanted')
-        if symmetries not in (1,2,4,8):
-            raise InputError(f'symmetries is {symmetries}; 1 (none), 2, 4 or 8 are wanted')
-        self.epoch = None
-    def __getitem__(self, pos):
-        epoch, i = divmod(pos, len(self.ds))
-        if epoch != self.epoch: self.epoch, self.order = epoch, one_pass(len(self.ds), self.seed, epoch, self.weights)
-        k = int(np.random.default_rng([self.seed, 1, pos]).integers(self.symmetries))
-        return tuple(dihedral(x, k) for x in self.ds[int(self.order[i])])
-
-# %% ../nbs/00_data.ipynb #c2526e5c
+# %% ../nbs/00_data.ipynb #4a8cd87f
 class StreamDL(DataLoader):
     "A fastai loader whose epochs are successive stretches of a stream; `pos` is where the next one begins"
     pos = 0
     def get_idxs(self):
         self.pos += self.n
         return list(range(self.pos - self.n, self.pos))
-
-def to_float(
-    b, # image uint8 (n,3,h,w), mask (n,h,w), instances (n,h,w)
-):     # image float32 in [-1,1], the others int64
-    "What a network sees"
-    im,m,inst = b
-    return im.float()/127.5 - 1, m.long(), inst.long()
-
-def pair_dls(
-    train,          # list of `Pair`
-    valid,          # list of `Pair`
-    size=64,        # side in pixels
-    bs=16,          # images per batch
-    every=100,      # batches per epoch
-    classes=LOVEDA, # `Classes`
-    seed=0,         # order and symmetries
-    symmetries=8,   # see `dihedral`
-    workers=0,      # loader processes
-    device='cpu',
-    max_valid=128,  # validation images
-    weights=None,   # of the training images, see `Stream`
-) -> DataLoaders:   # of image (n,3,h,w) in [-1,1], class ids (n,h,w), instance ids (n,h,w)
-    "fastai loaders: an endless training stream and a fixed validation set"
-    kw = dict(bs=bs, num_workers=workers, device=torch.device(device), after_batch=to_float)
-    t = StreamDL(Stream(PairDataset(train, size, classes), seed, symmetries, weights), n=every*bs, drop_last=True, **kw)
-    v = DataLoader(PairDataset(valid[:max_valid], size, classes), **kw)
-    return DataLoaders(t, v, device=torch.device(device))
-
-# %% ../nbs/00_data.ipynb #3787f7ce
-def train_val(
-    store,  # `PairStore`
-    seed=0, # of the split, where one has to be made
-) -> tuple: # training pairs, validation pairs
-    "Splits `train` and `val` (or `valid`); without a labelled one a tenth of `train` is held out, tile by tile, by (seed, name)"
-    tr = store['train']
-    va = [p for s in ('val', 'valid') if s in store.splits for p in store[s] if p.buildings is not None]
-    if va: return tr, va
-    if len(tr) < 2:
-        raise InputError(f'{store.root} has {len(tr)} training image; at least two are wanted, one to validate on')
-    draw = {p.name: draw_share(seed, 'val', p.name) for p in tr}
-    held = {n for n,u in draw.items() if u < .1} or {min(draw, key=draw.get)}
-    return [p for p in tr if p.name not in held], [p for p in tr if p.name in held]

@@ -1,6 +1,10 @@
 "One small city and its pair store for all tests; networks are tiny and their weights random"
-import pytest
+import os, pytest
 from rsguided.cli import main
+
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory):
+    os.environ['RSGUIDED_CACHE'] = str(tmp_path_factory.mktemp('cache'))
 
 @pytest.fixture(scope='session')
 def city(tmp_path_factory):
