@@ -19,7 +19,7 @@ from . import __version__
 from rsguided.core import (InputError, fingerprint, folder_lock, is_done, read_json, read_jsonl, save_json, set_done,
     write_atomic)
 
-# %% ../nbs/07_cli.ipynb #4f8e7f20
+# %% ../nbs/07_cli.ipynb #ca4aac83
 COMMANDS = dict(
     demo=('cli', 'all stages on the synthetic city, ending with a report'),
     run=('cli', 'all stages on a data set; run again, it goes on where it stopped'),
@@ -33,6 +33,7 @@ COMMANDS = dict(
     tiles=('data', 'cut scenes into tiles, polygons clipped'),
     summary=('look', 'what is in a data set or pair store, and what was left out'),
     pseudolabel=('pseudolabel', 'images and polygons → pairs of image and mask'),
+    tune=('machine', 'measure what trains fastest on this machine'),
     train=('ddim_train', 'train a guided diffusion U-Net on pairs'),
     sample=('sample', 'masks → images'),
     export=('yolo_export', 'real and synthetic images → one data set'),
@@ -45,7 +46,7 @@ def usage() -> str:
     return '\n'.join([f'rsguided {__version__}: synthetic, already labelled aerial images', '',
         'usage: rsguided COMMAND ... (rsguided COMMAND --help for its arguments)', '', *(f'  {k:12} {h}' for k,(_,h) in COMMANDS.items())])
 
-# %% ../nbs/07_cli.ipynb #d0d5baf4
+# %% ../nbs/07_cli.ipynb #e6e56d8b
 def main(
     argv=None, # arguments; those of the process if None
 ) -> int:      # 0 done, 2 the user can mend it, 130 interrupted
@@ -57,8 +58,8 @@ def main(
         print(f'rsguided: there is no command {name!r}; rsguided --help lists them', file=sys.stderr)
         return 2
     try: return call(name, argv[1:])
-    except KeyboardInterrupt:
-        print(f'\nrsguided {name}: interrupted; what was finished is kept', file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(f'\nrsguided {name}: interrupted; {e.args[0] if e.args else "what was finished is kept"}', file=sys.stderr)
         return 130
 
 def call(name, argv):
@@ -77,12 +78,13 @@ def call(name, argv):
     if name == 'summary': print(res)
     return 0
 
-# %% ../nbs/07_cli.ipynb #af30b6be
+# %% ../nbs/07_cli.ipynb #bb6d689d
 def preview(model, cond):
     "A quick look at what a model paints, for `train`"
     import torch
     from rsguided.sample import denoise, image_noise, make_sampler
-    noise = torch.stack([image_noise((model.channels, model.size, model.size), 0, 'preview', i) for i in range(len(cond))]).to(cond.device)
+    shape = (model.channels, model.size, model.size)
+    noise = torch.stack([image_noise(shape, 0, 'preview', i) for i in range(len(cond.maps))]).to(cond.maps.device)
     return denoise(model, noise, cond, make_sampler('ddim', model.scheduler, 10))
 
 # %% ../nbs/07_cli.ipynb #9c8d8c2e
@@ -113,7 +115,7 @@ def stage(
     set_done(d, {**args, **more}, seconds=round(time.time()-t, 1))
     return read_json(d/'DONE.json')
 
-# %% ../nbs/07_cli.ipynb #1a841ab8
+# %% ../nbs/07_cli.ipynb #e12df30b
 def seconds_of(f, n=3):
     "Mean time of a call, after one to warm up"
     f()
@@ -127,16 +129,13 @@ def estimate(
 ) -> str:
     "What training and sampling will cost in time and disk, from a few timed steps"
     import torch
-    from rsguided.unet import create_unet
+    from rsguided.machine import step_seconds
+    from rsguided.unet import Cond, create_unet
     model = create_unet(a.preset, size=a.size, precision=a.precision).to(a.device)
     z = lambda *shape: torch.zeros(a.batch_size, *shape, device=a.device)
-    batch = z(3, a.size, a.size), z().long(), z(model.cond.n, a.size, a.size)
+    batch = z(3, a.size, a.size), z().long(), Cond(z(model.cond.n, a.size, a.size))
     with torch.no_grad(): fwd = seconds_of(lambda: model(*batch).mean().item())
-    def step():
-        loss = model(*batch).mean()
-        loss.backward()
-        return loss.item()
-    train = a.minutes or seconds_of(step)*a.steps/60
+    train = a.minutes or min(step_seconds(model, a.batch_size, 3))*a.steps/60
     disk = (model.n_params*20 + n*a.size**2*3)/1e6   # weights, their average, two moments of Adam; two copies of each PNG
     return f'estimate: {train:.1f} min of training, {n/a.batch_size*fwd*a.sample_steps/60:.1f} min for {n} images, {disk:.0f} MB of disk'
 
@@ -317,14 +316,15 @@ def synthetic_figure(out, store, n=8):
     for ax in axs.ravel(): ax.axis('off')
     return fig
 
-# %% ../nbs/07_cli.ipynb #70f08390
+# %% ../nbs/07_cli.ipynb #a741c9ff
 def report_figures(out, store, args, seconds) -> dict:
     "Every figure of the report"
     import os, platform
     from collections import Counter
+    from rsguided.ddim_train import read_history
     from rsguided.yolo_export import faults
     m, ds = read_json(out/'model'/'rsguided.json'), read_jsonl(out/'dataset'/'manifest.jsonl')
-    last = read_jsonl(out/'model'/'train.jsonl')[-1]
+    last = read_history(out/'model')[-1]
     kept, syn = [r for r in store.rows if r['kept']], [r for r in ds if r['kind'] == 'synthetic']
     px = lambda r: r['h']*r['w']
     shares = {c: round(sum(r['shares'][c]*px(r) for r in kept)/sum(map(px, kept)), 4) for c in store.classes.names}
@@ -340,7 +340,7 @@ def report_figures(out, store, args, seconds) -> dict:
             faults=len(faults(out/'dataset'))),
         fidelity=read_json(out/'reader'/'fidelity.json'))
 
-# %% ../nbs/07_cli.ipynb #27511219
+# %% ../nbs/07_cli.ipynb #b00cbf2a
 CSS = """body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222} img{max-width:100%}
 table{border-collapse:collapse;margin:1em 0} td,th{padding:.2em .9em;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left} h2{margin-top:2em} .note{color:#555}"""
@@ -349,7 +349,7 @@ LAND = dict(truth='the true land cover beside the images', network='a land-cover
 
 def report_body(out, store, d):
     "The parts of the page"
-    from rsguided.ddim_train import plot_losses
+    from rsguided.ddim_train import plot_losses, read_history
     f, m, b = d['fidelity'], d['model'], d['fidelity']['building']
     yield f'<h1>rsguided: {Path(d["arguments"]["data"]).name}</h1>'
     yield f"""<p>{d["data"]["images"].get("train", 0)} real training images with their masks went in;
@@ -369,7 +369,7 @@ Building IoU of the synthetic images against their masks is {b["synthetic"]}, th
 The masks of the first are those of training images, which the reader knows; so the first can lie above the second.</p>'''
     yield '<h2>Training</h2>'
     yield f'<p>{m["step"]} steps in {m["seconds"]/60:.1f} minutes, {m["precision"]} on {d["machine"]["device"]} ({d["machine"]["cores"]} cores).</p>'
-    yield img_tag(plot_losses(read_jsonl(out/'model'/'train.jsonl')).figure)
+    yield img_tag(plot_losses(read_history(out/'model')).figure)
     yield '<h2>The data set</h2>' + html_table(('images', ''), d['dataset']['images'].items())
     yield f'<p>{d["dataset"]["buildings"]} labels, {d["dataset"]["faults"]} faults. <code>dataset/data.yaml</code> is what a YOLO trainer wants.</p>'
     yield '<h2>What was run</h2>' + html_table(('stage', 'seconds'), [(k, round(v)) for k,v in d['seconds'].items()])

@@ -58,7 +58,7 @@ def image_noise(
     "Standard normal noise as a function of seed, mask name and copy"
     return torch.randn(shape, generator=generator(seed, name, copy))
 
-# %% ../nbs/04_sample.ipynb #103c4735
+# %% ../nbs/04_sample.ipynb #6a10584a
 @torch.no_grad()
 def paint(
     model,     # `GuidedUNet`
@@ -73,8 +73,8 @@ def paint(
     "Images for a batch of masks"
     n, dev = len(noise), next(model.parameters()).device
     cond, x = model.cond(mask, inst), noise
-    if n < pad: cond, x = (torch.cat([o, o[:1].expand(pad-n, *o.shape[1:])]) for o in (cond, x))
-    return denoise(model, x.to(dev), cond.to(dev), make_sampler(sampler, scheduler, steps))[:n].float().cpu()
+    fill = lambda o: torch.cat([o, o[:1].expand(pad-n, *o.shape[1:])]) if n < pad else o
+    return denoise(model, fill(x).to(dev), cond.each(lambda o: fill(o).to(dev)), make_sampler(sampler, scheduler, steps))[:n].float().cpu()
 
 def to_uint8(
     x, # (n,c,h,w) in [-1,1]
@@ -82,7 +82,7 @@ def to_uint8(
     "Images as they go to disk"
     return ((x.clamp(-1,1)+1)*127.5).round().byte().permute(0,2,3,1).cpu().numpy()
 
-# %% ../nbs/04_sample.ipynb #cfc15145
+# %% ../nbs/04_sample.ipynb #08a42b26
 def mask_items(
     masks,      # pair store, a folder mask/KIND/SPLIT inside one, or a folder of masks
     split=None, # of a pair store; 'train' if None
@@ -97,7 +97,9 @@ def mask_items(
         store = PairStore(d.parents[2] if inside else d)
         if classes and store.classes != classes:
             raise InputError(f'{store.root} has other classes than the model: {store.classes} instead of {classes}')
-        items = store[d.name if inside else split or 'train']
+        split = d.name if inside else split or 'train'
+        items = [p for p in store[split] if p.mask]
+        if not items: raise InputError(f'{store.root} has no mask in split {split!r}; at least one is wanted')
         return [p._replace(mask=d/f'{p.name}.png') for p in items] if inside else items
     fs = sorted(d.glob('*.png'))
     if not fs: raise InputError(f'{d} holds no masks; PNG files of class ids are wanted')
