@@ -1098,16 +1098,16 @@ def load_pair(
     if size: im = resize_pixels(im, size, size)
     return im, *load_labels(pair, size, classes)
 
-# %% ../nbs/00_data.ipynb #1f1f7e74
+# %% ../nbs/00_data.ipynb #1f52b685
 def train_val(
-    store,  # `PairStore`
+    store,  # `PairStore`, or other records by split
     seed=0, # of the split, where one has to be made
 ) -> tuple: # training pairs, validation pairs
     "Splits `train` and `val` (or `valid`); without a labelled one a tenth of the masked tiles of `train`"
-    tr = store['train']
-    va = [p for s in ('val', 'valid') if s in store.splits for p in store[s] if p.mask and p.buildings is not None]
+    tr, masked = store['train'], lambda p: getattr(p, 'mask', True)    # of an image that is in no pair, nobody asks
+    va = [p for s in ('val', 'valid') if s in store.splits for p in store[s] if masked(p) and p.buildings is not None]
     if va: return tr, va
-    pool = [p for p in tr if p.mask] or tr
+    pool = [p for p in tr if masked(p)] or tr
     if len(pool) < 2: raise InputError(f'{store.root} has {len(pool)} training image'
         f'{" with a mask"*(len(tr) > 1)}; at least two are wanted, one to validate on')
     draw = {p.name: draw_share(seed, 'val', p.name) for p in pool}

@@ -125,7 +125,7 @@ def score(
     print(json.dumps(res))
     return res
 
-# %% ../nbs/06_evaluate.ipynb #645aa537
+# %% ../nbs/06_evaluate.ipynb #88377365
 READER = dict(arch='unet', encoder='tu-resnet10t', lr=2e-3)
 
 def train_reader(
@@ -137,7 +137,7 @@ def train_reader(
     **kw,   # for `train_segmenter`: device, precision, progress
 ):          # `Segmenter`
     "A network that reads land cover from images of one size, trained on real pairs alone"
-    real = [load_pair(p, size, classes)[:2] for p in pairs]
+    real = [load_pair(p, size, classes)[:2] for p in pairs if p.mask]
     return train_segmenter(real, size, steps, classes=classes, seed=seed+6, **{**READER, **kw})
 
 def reading_counts(
