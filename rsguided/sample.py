@@ -82,7 +82,7 @@ def to_uint8(
     "Images as they go to disk"
     return ((x.clamp(-1,1)+1)*127.5).round().byte().permute(0,2,3,1).cpu().numpy()
 
-# %% ../nbs/04_sample.ipynb #618750b1
+# %% ../nbs/04_sample.ipynb #08a42b26
 def mask_items(
     masks,      # pair store, a folder mask/KIND/SPLIT inside one, or a folder of masks
     split=None, # of a pair store; 'train' if None
@@ -97,8 +97,9 @@ def mask_items(
         store = PairStore(d.parents[2] if inside else d)
         if classes and store.classes != classes:
             raise InputError(f'{store.root} has other classes than the model: {store.classes} instead of {classes}')
-        items = [p for p in store[name := d.name if inside else split or 'train'] if p.mask]
-        if not items: raise InputError(f'{store.root} has no mask in split {name!r}; at least one is wanted')
+        split = d.name if inside else split or 'train'
+        items = [p for p in store[split] if p.mask]
+        if not items: raise InputError(f'{store.root} has no mask in split {split!r}; at least one is wanted')
         return [p._replace(mask=d/f'{p.name}.png') for p in items] if inside else items
     fs = sorted(d.glob('*.png'))
     if not fs: raise InputError(f'{d} holds no masks; PNG files of class ids are wanted')
