@@ -189,7 +189,7 @@ def opened(self:PairCache):
     with suppress(OSError): os.utime(self.path)      # when it was last of use
     return res
 
-# %% ../nbs/00f_cache.ipynb #4ccf6d68
+# %% ../nbs/00f_cache.ipynb #fd5e4c86
 class Decoding:
     "Position → arrays of the pair there as they are stored, or the error"
     def __init__(self, cache): self.cache = cache
@@ -211,7 +211,8 @@ def decoded(self:PairCache):
         if n < 2: it = ex.map(ds.__getitem__, range(len(ds)))
         else:    # a generator of its own, or the seed of the training would go on by one
             own = torch.Generator()
-            it = torch.utils.data.DataLoader(ds, None, num_workers=n, collate_fn=noop, generator=own)
+            kw = dict(num_workers=n, multiprocessing_context='fork', collate_fn=noop, generator=own)
+            it = torch.utils.data.DataLoader(ds, None, **kw)
         for x in tqdm(it, 'pair cache', len(ds), disable=None, leave=False):
             if isinstance(x, Exception): raise x
             yield x
