@@ -145,7 +145,7 @@ def _stamp(f):
         raise FileNotFoundError(f'{f} does not exist; an image or mask of the pairs is wanted there') from None
     return f'{Path(f).absolute()} {s.st_size} {s.st_mtime_ns}\n'.encode()
 
-# %% ../nbs/00f_cache.ipynb #e25f30d8
+# %% ../nbs/00f_cache.ipynb #63bad975
 class PairCache:
     "Pairs at one size, decoded once; `cache[idxs]` gives image, mask and instance arrays of a batch"
     live = weakref.WeakSet()
@@ -176,8 +176,8 @@ class PairCache:
     def spec(self):
         "File → shape and type"
         n, s, p = len(self.pairs), self.size, self.pairs[0]
-        return dict(image=((n, p.channels, s, s), np.dtype(p.dtype)), inst=((n, s, s), np.dtype('uint16')),
-                    mask=((n, len(self.kinds), s, s), np.dtype('uint8')))
+        return dict(image=((n, p.channels, s, s), np.dtype(p.dtype)),
+                    mask=((n, len(self.kinds), s, s), np.dtype('uint8')), inst=((n, s, s), np.dtype('uint16')))
 
 # %% ../nbs/00f_cache.ipynb #1a09b1a5
 @patch
@@ -189,7 +189,7 @@ def opened(self:PairCache):
     with suppress(OSError): os.utime(self.path)      # when it was last of use
     return res
 
-# %% ../nbs/00f_cache.ipynb #4ccf6d68
+# %% ../nbs/00f_cache.ipynb #acab1fac
 class Decoding:
     "Position → arrays of the pair there as they are stored, or the error"
     def __init__(self, cache): self.cache = cache
@@ -199,19 +199,20 @@ class Decoding:
         try: im,m,inst = load_kinds(p := c.pairs[i], c.size, c.classes, c.kinds)
         except (InputError, OSError) as e: return e
         if (n := inst.max()) > 65535: return InputError(f'{p.image} has {n} buildings; at most 65535 are wanted')
-        return np.moveaxis(im, -1, 0), inst.astype(np.uint16), m
+        return np.moveaxis(im, -1, 0), m, inst.astype(np.uint16)
 
 def processes(n): return min(16, len(os.sched_getaffinity(0))) if n >= 500 and sys.platform == 'linux' else 0
 
 @patch
 def decoded(self:PairCache):
-    "Image (c,h,w), instance map and masks of one pair after the other"
+    "Image (c,h,w), masks and instance map of one pair after the other"
     ds, n = Decoding(self), processes(len(self)) if self.workers is None else self.workers
     with ThreadPoolExecutor() as ex:
         if n < 2: it = ex.map(ds.__getitem__, range(len(ds)))
         else:    # a generator of its own, or the seed of the training would go on by one
             own = torch.Generator()
-            it = torch.utils.data.DataLoader(ds, None, num_workers=n, collate_fn=noop, generator=own)
+            kw = dict(num_workers=n, multiprocessing_context='fork', collate_fn=noop, generator=own)
+            it = torch.utils.data.DataLoader(ds, None, **kw)
         for x in tqdm(it, 'pair cache', len(ds), disable=None, leave=False):
             if isinstance(x, Exception): raise x
             yield x
@@ -305,7 +306,7 @@ class Stream:
             self.epoch, self.order = epoch, one_pass(self.n, self.seed, epoch, self.weights)
         return self.order[i], np.random.default_rng([self.seed, 1, pos]).integers(self.symmetries)
 
-# %% ../nbs/00f_cache.ipynb #9be285e4
+# %% ../nbs/00f_cache.ipynb #bf7e70a5
 def turned(
     x, # array (n,...,h,w), changed in place
     k, # (n,) symmetries, see `dihedral`
@@ -329,7 +330,7 @@ class Batches:
     def __getitem__(self, positions):
         i,k = self.stream(positions) if self.stream else np.array([positions, np.zeros_like(positions)])
         wide = lambda x: x.astype(np.int32) if x.dtype == np.uint16 else x   # torch can do little with uint16
-        im,inst,m = (torch.from_numpy(wide(turned(x, k))) for x in self.cache[i])
+        im,m,inst = (torch.from_numpy(wide(turned(x, k))) for x in self.cache[i])
         return im, m, inst, self.gsd[i], self.domain[i]
 
 # %% ../nbs/00f_cache.ipynb #0b0dcddf

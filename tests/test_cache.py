@@ -34,7 +34,7 @@ def test_two_at_once(pairs, tmp_path):
 
 def test_killed_while_writing(pairs, tmp_path):
     "The second takes over, also while processes of the first one are at work"
-    p = start(pairs, tmp_path, 1, 2)
+    p = start(pairs, tmp_path, 5, 2)
     while not list(tmp_path.rglob('*.part/mask.npy')): time.sleep(.02)
     q = start(pairs, tmp_path, 0, 1)
     q.stdout.readline()
