@@ -11,12 +11,13 @@ __all__ = ['TIFF', 'LOSSY', 'Record', 'DROPPED', 'NO_PX', 'Pair', 'load_image', 
            'nearest', 'bridge', 'rings', 'turn', 'with_holes', 'run_lengths', 'rle_mask', 'pixel_geometry', 'trace',
            'geometry', 'seg_rings', 'Records', 'warn_report', 'choose_categories', 'coco_images', 'coco_annotations',
            'plain', 'mend', 'coco_buildings', 'no_gc', 'read_coco', 'read_split', 'read_data', 'check_images',
-           'coco_dict', 'draw_instances', 'Clipper', 'clip', 'starts', 'blocks', 'windows', 'draw_share',
-           'parse_splits', 'deal', 'read_scenes', 'cut_scene', 'write_tiles', 'tiles', 'with_buildings', 'write_pair',
-           'manifest_row', 'finish_store', 'PairStore', 'load_labels', 'load_pair', 'dihedral', 'PairDataset',
-           'one_pass', 'Stream', 'StreamDL', 'to_float', 'pair_dls', 'train_val']
+           'coco_dict', 'draw_instances', 'is_lossy', 'border', 'hidden', 'seen', 'Clipper', 'clip', 'starts', 'blocks',
+           'windows', 'draw_share', 'parse_splits', 'deal', 'read_scenes', 'cut_scene', 'save_tile', 'write_tiles',
+           'tiles', 'with_buildings', 'write_pair', 'manifest_row', 'finish_store', 'PairStore', 'load_labels',
+           'load_pair', 'dihedral', 'PairDataset', 'one_pass', 'Stream', 'StreamDL', 'to_float', 'pair_dls',
+           'train_val']
 
-# %% ../nbs/00_data.ipynb #ee781e98
+# %% ../nbs/00_data.ipynb #df5d1d27
 import hashlib, logging, re, struct, warnings
 from collections import namedtuple
 from contextlib import nullcontext
@@ -30,14 +31,14 @@ from scipy import ndimage
 from fastcore.basics import store_attr, ifnone, listify
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from tifffile import TiffFile
+from tifffile import TiffFile, imwrite
 from pycocotools import mask as maskUtils
 from shapely.geometry import Polygon, MultiPolygon, box
 from shapely import get_parts, make_valid
 from shapely.ops import unary_union
 from .core import *
 
-# %% ../nbs/00_data.ipynb #1b272dc1
+# %% ../nbs/00_data.ipynb #ca25529d
 TIFF, LOSSY = ('.tif', '.tiff'), ('JPEG', 'MPO', 'JPEG2000', 'WEBP')
 
 def _open(path, kind):
@@ -57,6 +58,10 @@ def load_image(
     path, # 8-bit image file
 ) -> np.ndarray: # uint8 (h,w,3) RGB
     "Read an image; `InputError` if it is damaged or not 8-bit"
+    if Path(path).suffix.lower() in ('.npy', *TIFF):     # which Pillow cannot read, or not all of
+        x = read_pixels(path, 3)[0]
+        if x.dtype == np.uint8: return x
+        raise InputError(f'{path} has pixels of {x.dtype}; 8-bit images are wanted')
     im = _open(path, 'an image')
     if im.mode[0] in 'IF' or im.info['deep']:
         raise InputError(f'{path} has pixels of {"16 bit, mode" if im.info["deep"] else "mode"} {im.mode}; 8-bit images are wanted')
@@ -708,7 +713,7 @@ def read_split(
     sizes = [_size(f) for f in fs]
     return _unique([Record(split, f.stem, f, h, w, None, None) for f,(w,h) in zip(fs, sizes)], d)
 
-# %% ../nbs/00_data.ipynb #f229fd6b
+# %% ../nbs/00_data.ipynb #6ef90ca1
 def read_data(
     data, # data set folder in BEGC layout
     categories=None, # which are buildings, see `choose_categories`
@@ -726,16 +731,16 @@ def read_data(
 def _size(f):
     try:
         with Image.open(f) as im: return im.size
-    except (UnidentifiedImageError, OSError) as e:
-        raise InputError(f'{f} cannot be read as an image: {str(e).split(" (")[0]}') from None
+    except (UnidentifiedImageError, OSError): return read_pixels(f)[0].shape[1::-1]
 
-# %% ../nbs/00_data.ipynb #ffe8c091
+# %% ../nbs/00_data.ipynb #a10fc1f5
 def check_images(
     recs, # `Record`s
+    read=load_image, # file → (h,w,c)
 ):
     "Decode every image once: `InputError` for the first that is damaged or of another size than its COCO file says"
     with ThreadPoolExecutor() as ex:
-        for r,sh in zip(recs, ex.map(lambda r: load_image(r.path).shape[:2], recs)):
+        for r,sh in zip(recs, ex.map(lambda r: read(r.path).shape[:2], recs)):
             if sh != (r.h, r.w):
                 raise InputError(f'{r.path} is {sh[1]}x{sh[0]} pixels, its COCO file says {r.w}x{r.h}')
 
@@ -776,6 +781,50 @@ def draw_instances(
         at = v.ravel().cumsum()[1::2] - np.repeat(np.arange(len(n))*h*w, n) - lit.cumsum()
         inst[np.repeat(at, lit) + np.arange(lit.sum())] = np.repeat(ids, lit)
     return np.ascontiguousarray(inst.reshape(w, h).T)
+
+# %% ../nbs/00_data.ipynb #ed18e88f
+def is_lossy(path):
+    "Whether a file is JPEG or the like, by its content"
+    if Path(path).suffix.lower() == '.npy': return False
+    try:
+        with Image.open(path) as im: return im.format in LOSSY or im.info.get('compression') == 'jpeg'
+    except OSError: return False
+
+def border(
+    x,           # (h,w,c)
+    value,       # of nodata, in every channel
+    tolerance=0, # how far from it still counts
+    least=16,    # regions of so many pixels or fewer stay
+) -> np.ndarray: # bool (h,w)
+    "Regions of one value that touch the edge"
+    lab, _ = ndimage.label((abs(x.astype(np.float32) - value) <= tolerance).all(-1))
+    big = np.bincount(lab.ravel()) > least
+    edge = np.unique(np.concatenate([lab[0], lab[-1], lab[:,0], lab[:,-1]]))
+    big[np.setdiff1d(np.arange(len(big)), edge)] = False
+    big[0] = False
+    return big[lab]
+
+def hidden(
+    path,          # image file
+    nodata=None,   # value of borders that mean nothing
+    channels=None, # see `read_pixels`
+) -> tuple:        # (h,w,c); bool (h,w), True where nothing is known
+    "The pixels of an image, and where they mean nothing"
+    x, known = read_pixels(path, channels)
+    hide = np.zeros(x.shape[:2], bool) if known is None else ~known
+    if nodata is not None: hide |= border(x, nodata, 6 if is_lossy(path) else 0)
+    return x, hide
+
+# %% ../nbs/00_data.ipynb #1539b082
+def seen(
+    buildings, # list of buildings
+    hide,      # bool (h,w)
+) -> list:     # of buildings
+    "Buildings without their hidden parts; those wholly hidden are left out"
+    if not hide.any(): return buildings
+    gone = pixel_geometry(hide)
+    res = [rings(polygon(b).difference(gone), .01) if polygon(b).intersects(gone) else b for b in buildings]
+    return [b for b in res if b]
 
 # %% ../nbs/00_data.ipynb #79aa625e
 class Clipper:
@@ -857,11 +906,12 @@ def deal(
     order = sorted(keys, key=lambda k: draw_share(seed, k))
     return dict(zip(order, [s for s in splits for _ in range(n[s])]))
 
-# %% ../nbs/00_data.ipynb #7722b93e
+# %% ../nbs/00_data.ipynb #5e25309d
 def read_scenes(
     coco_json, # COCO file, or several: a list, or separated by commas
     size,      # side of a tile, pixels: no scene may be smaller
     categories=None, # which are buildings
+    channels=None, # see `read_pixels`
 ) -> list:     # of `Record`, names unique
     "Scenes of one or more COCO files; `InputError` if one is damaged or too small"
     many = isinstance(coco_json, str) and not Path(coco_json).exists()
@@ -872,7 +922,7 @@ def read_scenes(
     for s in recs:
         if min(s.h, s.w) < size:
             raise InputError(f'{s.path} is {s.w}x{s.h} pixels, smaller than a tile of {size}')
-    check_images(recs)
+    check_images(recs, lambda f: read_pixels(f, channels)[0])
     return recs
 
 # %% ../nbs/00_data.ipynb #a82e3840
@@ -892,25 +942,46 @@ def cut_scene(
             bs, lost = clipper(x, y, size, min_visible=min_visible)
             yield b, name, y, x, bs if bs or draw_share(seed, name) < keep_empty else None, lost
 
-# %% ../nbs/00_data.ipynb #7b129a4e
+# %% ../nbs/00_data.ipynb #3a6b46fc
+def save_tile(
+    stem, # path without suffix
+    x,    # (h,w,c)
+    hide, # bool (h,w)
+    ext='jpg', # of what can be seen wholly and is 8-bit RGB: 'jpg' or 'png'
+) -> Path:
+    "Write a tile in a format that holds it"
+    ok = ~hide[...,None]
+    if x.dtype == np.uint8 and x.shape[-1] == 3:
+        if ok.all(): return save_image(f'{stem}.{ext}', x, **({'quality': 95} if ext == 'jpg' else {}))
+        return save_image(f'{stem}.png', np.dstack([x, ok*np.uint8(255)]))
+    kw = dict(photometric='minisblack', compression='zlib')
+    if x.dtype == np.float32: x = np.where(ok, x, np.float32(np.nan))
+    elif not ok.all():
+        kw['extrasamples'] = ['unspecified']*(x.shape[-1]-1) + ['unassalpha']
+        x = np.dstack([x, ok*np.iinfo(x.dtype).max]).astype(x.dtype)
+    return write_atomic(f'{stem}.tif', lambda p: imwrite(p, x, planarconfig='contig' if x.shape[-1] > 1 else None, **kw))
+
+# %% ../nbs/00_data.ipynb #98cfd5eb
 def write_tiles(
     s,    # `Record` of the scene
     to,   # (scene name, block) → split
     ds,   # split → folder
-    ext,  # 'jpg' or 'png'
+    ext,  # see `save_tile`
     recs, # split → list of `Record`s, filled
     n,    # Counter of (split, 'lost' or 'empty'), filled
+    nodata, channels, # see `hidden`
     *args, # see `cut_scene`
 ):
     "Write the tiles of a scene into the folders of their splits"
-    im, kw = load_image(s.path), {'quality': 95} if ext == 'jpg' else {}
-    if (known := read_pixels(s.path, 3)[1] if ext == 'png' else None) is not None: im = np.dstack([im, known*np.uint8(255)])
+    im, hide = hidden(s.path, nodata, channels)
+    if im.dtype == np.uint8 and im.shape[-1] == 1: im = np.repeat(im, 3, -1)
+    s = s._replace(buildings=seen(s.buildings, hide))
     for b,name,y,x,bs,lost in cut_scene(s, [p[1:] for p in to if p[0] == s.name], *args):
         k, size = to[s.name, *b], args[0]
         n[k, 'lost'] += lost
         n[k, 'empty'] += bs is None
         if bs is None: continue
-        f = save_image(ds[k]/'image'/f'{name}.{ext}', im[y:y+size, x:x+size], **kw)
+        f = save_tile(ds[k]/'image'/name, im[y:y+size, x:x+size], hide[y:y+size, x:x+size], ext)
         recs[k].append(Record(k, name, f, size, size, bs, s.gsd))
 
 # %% ../nbs/00_data.ipynb #0f89498d
@@ -924,19 +995,21 @@ def _check_tiles(size, stride, ext, splits, split, block, min_visible, keep_empt
         raise InputError('blocks are dealt out to splits; --splits train:.8,val:.2 or the like is wanted too')
     if split == 'block' and block < size: raise InputError(f'a block of {block} pixels holds no tile of {size}')
 
-# %% ../nbs/00_data.ipynb #35fe0788
+# %% ../nbs/00_data.ipynb #564cb58a
 def tiles(
     coco_json:str,  # COCO file of the scenes, or several separated by commas; images lie beside them
     out:str,        # data set folder; without `splits` a split is called what the file is called
     size:int=256,   # side of a tile, pixels
     stride:int=0,   # pixels from tile to tile; 0 means `size`, no overlap
-    ext:str='jpg',  # 'jpg' (quality 95) or 'png'
+    ext:str='jpg',  # 'jpg' (quality 95) or 'png'; hidden pixels make it png, 4 channels or 16 bits tif
     min_visible:float=0., # share of a building that a tile must show to label it
     keep_empty:float=1., # share of the tiles without buildings that is kept
     splits:str='',  # deal out to splits: names and shares, as in train:.8,val:.2
     split:str='scene', # what is dealt out: 'scene' or 'block'
     block:int=0,    # side of a block, pixels; 0 means 4 tiles
     categories:str=None, # which are buildings, names or ids separated by commas
+    nodata:float=None, # regions of this value at the scene's edge are unknown
+    channels:int=None, # channels wanted: 4 takes alpha as a channel, 3 never does; default: as the files say
     seed:int=0,     # of splits and of the empty tiles
     overwrite:bool=False, # replace the splits if they are there
 ) -> Path:          # of the split, or of the data set if there are several
@@ -944,7 +1017,7 @@ def tiles(
     stride, block, out = stride or size, block or 4*size, Path(out)
     _check_tiles(size, stride, ext, splits, split, block, min_visible, keep_empty)
     shares = parse_splits(splits) if splits else {}
-    scenes = read_scenes(coco_json, size, categories)
+    scenes = read_scenes(coco_json, size, categories, channels)
     parts = [(s.name, *b) for s in scenes for b in blocks(s.h, s.w, block if split == 'block' else None)]
     own = {s.name: s.split for s in scenes}
     to = deal(parts, shares, seed) if shares else {p: own[p[0]] for p in parts}
@@ -952,17 +1025,19 @@ def tiles(
     with ExitStack() as stack:
         ds = {k: stack.enter_context(new_folder(out/k, overwrite)) for k in names}
         recs, n = {k: [] for k in names}, Counter()
-        for s in scenes: write_tiles(s, to, ds, ext, recs, n, size, stride, min_visible, keep_empty, seed)
+        for s in scenes: write_tiles(s, to, ds, ext, recs, n, nodata, channels, size, stride, min_visible, keep_empty, seed)
         for k in names: save_json(ds[k]/f'{k}.json', coco_dict(recs[k]))
-    _say_tiles(out, recs, n, min_visible)
+    _say_tiles(out, recs, n, min_visible, ext)
     return out/names[0] if len(names) == 1 else out
 
-# %% ../nbs/00_data.ipynb #0a9c7e41
-def _say_tiles(out, recs, n, min_visible):
+# %% ../nbs/00_data.ipynb #d54cfde1
+def _say_tiles(out, recs, n, min_visible, ext):
     for k,rs in recs.items():
         few = f'; {n[k, "empty"]} without buildings left out' if n[k, 'empty'] else ''
         if min_visible and n[k, 'lost']:
             few += f'; {n[k, "lost"]} labels dropped of buildings less than {min_visible:.0%} visible'
+        for e,why in (('png', 'with hidden pixels'), ('tif', 'with more than 8-bit RGB')):
+            if (m := sum(r.path.suffix == f'.{e}' for r in rs)) and e != ext: few += f'; {m} {why} are {e}'
         print(f'{len(rs)} tiles, {sum(len(r.buildings) for r in rs)} buildings in {out.name}/{k}{few}')
 
 # %% ../nbs/00_data.ipynb #13e48b00

@@ -9,7 +9,7 @@ __all__ = ['fuse', 'canny_roads', 'choose_land_cover', 'read_layers', 'check_lay
            'hidden_pixels', 'without_hidden', 'stored_buildings', 'store_pair', 'common_gsd', 'train_for',
            'pseudolabel', 'check_arguments', 'check_prediction', 'store_all', 'open_network', 'weights_sum', 'report']
 
-# %% ../nbs/01_pseudolabel.ipynb #70cb47f3
+# %% ../nbs/01_pseudolabel.ipynb #e763105f
 import json, math
 from itertools import groupby
 from pathlib import Path
@@ -19,11 +19,10 @@ from torch import nn
 from tqdm.auto import tqdm
 from .core import IGNORE, LOVEDA, InputError, fingerprint, read_jsonl, resumed_folder, write_jsonl
 from .data import (check_images, draw_instances, finish_store, load_image, load_mask, manifest_row, pick_device,
-    pick_precision, read_data, with_buildings, write_pair)
+    hidden, pick_precision, read_data, seen, with_buildings, write_pair)
 from .download import weights_licences
 from rsguided.landcover import (Segmenter, choose_precision, folder_classes, for_prediction, read_pairs, train_segmenter,
     wh)
-from .sources import hidden, seen
 
 # %% ../nbs/01_pseudolabel.ipynb #c063c29b
 def fuse(
@@ -152,13 +151,13 @@ def land_covers(
 
 def background(classes): return classes.names.index('background') if 'background' in classes.names else 0
 
-# %% ../nbs/01_pseudolabel.ipynb #dca71bdb
-def hidden_pixels(rec): # bool (h,w): where the image has alpha 0
-    if rec.path.suffix.lower() in ('.jpg', '.jpeg', '.bmp'): return np.zeros((rec.h, rec.w), bool)
-    return hidden(rec.path, channels=3)[1]
+# %% ../nbs/01_pseudolabel.ipynb #eb2236c7
+def hidden_pixels(rec, nodata=None): # bool (h,w): where the image has alpha 0 or a border of `nodata`
+    if nodata is None and rec.path.suffix.lower() in ('.jpg', '.jpeg', '.bmp'): return np.zeros((rec.h, rec.w), bool)
+    return hidden(rec.path, nodata, channels=3)[1]
 
-def without_hidden(rec): # a record without the buildings that lie there
-    return rec if rec.buildings is None else rec._replace(buildings=seen(rec.buildings, hidden_pixels(rec)))
+def without_hidden(rec, nodata=None): # a record without the buildings that lie there
+    return rec if rec.buildings is None else rec._replace(buildings=seen(rec.buildings, hidden_pixels(rec, nodata)))
 
 def stored_buildings(rec, H, W): # in pixels of the stored image
     if rec.buildings is not None: return [[np.asarray(r)*(W/rec.w, H/rec.h) for r in b] for b in rec.buildings]
@@ -170,7 +169,8 @@ def store_pair(
     classes,    # `Classes`
     size=None,  # stored side, pixels; None: as it is
     max_background=1., # share of background over which the image is left out
-    max_ignore=1.,     # share of pixels without meaning (alpha 0) over which it is left out
+    max_ignore=1.,     # share of hidden pixels over which it is left out
+    nodata=None,       # see `hidden`
     **extra,    # columns of the manifest
 ) -> dict:      # manifest row
     "Draw the buildings, write image and mask if they pass the filters, and say so in the manifest row"
@@ -180,7 +180,7 @@ def store_pair(
         return manifest_row(rec, m, None, classes, False, 'neither land cover nor buildings', **extra)
     blds, m = stored_buildings(rec, H, W), np.array(Image.fromarray(land).resize((W, H), Image.NEAREST))
     if blds is not None: m = with_buildings(m, draw_instances(blds, H, W), classes.building)
-    hide, dropped = np.asarray(Image.fromarray(hidden_pixels(rec)).resize((W, H), Image.NEAREST)), ''
+    hide, dropped = np.asarray(Image.fromarray(hidden_pixels(rec, nodata)).resize((W, H), Image.NEAREST)), ''
     m[hide] = IGNORE
     rec = rec._replace(gsd=rec.gsd and rec.gsd/math.sqrt(W/rec.w*H/rec.h))
     if hide.mean() > max_ignore: dropped = f'over {max_ignore} of the pixels are unknown'
@@ -214,14 +214,15 @@ def train_for(
     state.unlink()
     return seg
 
-# %% ../nbs/01_pseudolabel.ipynb #389394f7
+# %% ../nbs/01_pseudolabel.ipynb #afac02b5
 def pseudolabel(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     pairs:str,            # pair store to make
     segmenter:str='auto', # truth, none, a saved segmenter, the published .pth, or auto: the best there is
     landcover:str=None,   # folder of image/ and mask/ to train a network on
     max_background:float=0.55, # images with a larger share of background are left out
-    max_ignore:float=.5,  # images with a larger share of transparent pixels are left out
+    max_ignore:float=.5,  # images with a larger share of hidden pixels (alpha 0, nodata) are left out
+    nodata:float=None,    # regions of this value at the image's edge are hidden
     size:int=None,        # stored side, pixels; as it is by default
     net_size:int=None,    # longer side that the network sees; by default what it was trained for
     window:int=512,       # larger images are cut in overlapping windows of this side, in the network's pixels
@@ -248,7 +249,7 @@ def pseudolabel(
     dev, recs = pick_device(device), read_data(data, categories)
     if precision != 'mixed': pick_precision(precision, dev)
     check_images(recs)
-    recs = [without_hidden(r)._replace(gsd=r.gsd or gsd) for r in recs]
+    recs = [without_hidden(r, nodata)._replace(gsd=r.gsd or gsd) for r in recs]
     kind, line = choose_land_cover(data, recs, segmenter, landcover)
     training = kind == 'network' and segmenter == 'auto'
     seg, found = open_network(segmenter) if kind == 'network' and not training else (None, [])
@@ -269,7 +270,7 @@ def pseudolabel(
         lands = lambda rs: land_covers(data, rs, kind, classes, seg, names, canny, min_confidence, before[0] if before else precision,
             net_size=net_size, window=window, tta=tta, scales=zooms, bs=batch_size, device=dev)
         extra = lambda: dict(landcover=kind, licences=flags, precision=seg.precision if seg else None)
-        rows = store_all(d, recs, lands, extra, classes, size, max_background, max_ignore)
+        rows = store_all(d, recs, lands, extra, classes, size, max_background, max_ignore, nodata)
         report(rows, data)
         blds = {(r.split, r.name): stored_buildings(r, *((size, size) if size else (r.h, r.w))) for r in recs if r.buildings is not None}
         finish_store(d, rows, blds, classes)

@@ -6,15 +6,15 @@ Docs: https://rsguided.github.io/rsguided/sources.html.md"""
 
 # %% auto #0
 __all__ = ['IMAGES', 'SPLITS', 'LOVEDA_RAW', 'MAP_FORM', 'MERGE', 'NO_AREA', 'Footprints', 'SCENES', 'listing', 'folders',
-           'by_split', 'apart', 'choose_classes', 'new_palette', 'read_class_map', 'recode', 'Coding', 'is_lossy',
-           'border', 'hidden', 'seen', 'outlines', 'components', 'by_kind', 'coco_of', 'coco_beside', 'read_pair',
-           'add_pair', 'lone', 'same_kind', 'check_codes', 'pairs', 'some', 'write_split', 'write_data', 'image_sizes',
-           'building_codes', 'mask_kind', 'from_masks', 'ring_area', 'line_faults', 'label_lines', 'read_yolo',
-           'read_yaml', 'yolo_images', 'label_of', 'building_ids', 'used_ids', 'from_yolo', 'need_rasterio',
-           'read_footprints', 'crs_of', 'near', 'to_pixels', 'footprints_in', 'ground_resolution', 'alpha_band',
-           'pick_bands', 'write_scene', 'read_scene', 'from_geojson', 'said_outside']
+           'by_split', 'apart', 'choose_classes', 'new_palette', 'read_class_map', 'recode', 'Coding', 'outlines',
+           'components', 'by_kind', 'coco_of', 'coco_beside', 'read_pair', 'add_pair', 'lone', 'same_kind',
+           'check_codes', 'pairs', 'some', 'write_split', 'write_data', 'image_sizes', 'building_codes', 'mask_kind',
+           'from_masks', 'ring_area', 'line_faults', 'label_lines', 'read_yolo', 'read_yaml', 'yolo_images', 'label_of',
+           'building_ids', 'used_ids', 'from_yolo', 'need_rasterio', 'read_footprints', 'crs_of', 'near', 'to_pixels',
+           'footprints_in', 'ground_resolution', 'alpha_band', 'pick_bands', 'write_scene', 'read_scene',
+           'from_geojson', 'said_outside']
 
-# %% ../nbs/00b_sources.ipynb #8bb75d8f
+# %% ../nbs/00b_sources.ipynb #6ca891cc
 import math, re, shutil, tempfile, warnings
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +29,8 @@ from shapely.geometry import box, shape
 from tqdm import tqdm
 from .core import (Classes, IGNORE, IMAGE_EXTS, InputError, LOVEDA, new_folder, read_json,
     save_json, save_mask, write_atomic)
-from .data import (LOSSY, Record, coco_dict, finish_store, load_codes, manifest_row, pack, polygon,
-    read_coco, read_pixels, rings, save_image, trace, write_pair)
+from .data import (Record, coco_dict, finish_store, hidden, is_lossy, load_codes, manifest_row, pack, polygon,
+    read_coco, read_pixels, rings, save_image, seen, trace, write_pair)
 
 # %% ../nbs/00b_sources.ipynb #b15596b9
 IMAGES = {*IMAGE_EXTS, '.npy'}
@@ -149,7 +149,7 @@ def recode(
     m = np.where(lost, IGNORE, to[near]).astype(np.uint8)[pos]
     return m, ((dist > 0) & ~lost)[pos].mean(), lost[pos].mean()
 
-# %% ../nbs/00b_sources.ipynb #87f05643
+# %% ../nbs/00b_sources.ipynb #7c261a24
 class Coding:
     "Reads masks of one coding: file → class ids, shares of repaired and of lost pixels"
     def __init__(self,
@@ -171,50 +171,6 @@ class Coding:
             code = f'colour {e.args[0]:06x}' if packed else f'code {e.args[0]}'
             known = ', '.join(format(k, '06x' if packed else 'd') for k in list(self.ids)[:8])
             raise InputError(f'{path} has the {code}, which the class map does not name; {known} are known') from None
-
-def is_lossy(path):
-    "Whether a file is JPEG or the like, by its content"
-    if Path(path).suffix.lower() == '.npy': return False
-    try:
-        with Image.open(path) as im: return im.format in LOSSY or im.info.get('compression') == 'jpeg'
-    except OSError: return False
-
-# %% ../nbs/00b_sources.ipynb #e8e34454
-def border(
-    x,           # (h,w,c)
-    value,       # of nodata, in every channel
-    tolerance=0, # how far from it still counts
-    least=16,    # regions of so many pixels or fewer stay
-) -> np.ndarray: # bool (h,w)
-    "Regions of one value that touch the edge"
-    lab, _ = ndimage.label((abs(x.astype(np.float32) - value) <= tolerance).all(-1))
-    big = np.bincount(lab.ravel()) > least
-    edge = np.unique(np.concatenate([lab[0], lab[-1], lab[:,0], lab[:,-1]]))
-    big[np.setdiff1d(np.arange(len(big)), edge)] = False
-    big[0] = False
-    return big[lab]
-
-def hidden(
-    path,          # image file
-    nodata=None,   # value of borders that mean nothing
-    channels=None, # see `read_pixels`
-) -> tuple:        # (h,w,c); bool (h,w), True where nothing is known
-    "The pixels of an image, and where they mean nothing"
-    x, known = read_pixels(path, channels)
-    hide = np.zeros(x.shape[:2], bool) if known is None else ~known
-    if nodata is not None: hide |= border(x, nodata, 6 if is_lossy(path) else 0)
-    return x, hide
-
-# %% ../nbs/00b_sources.ipynb #7572add1
-def seen(
-    buildings, # list of buildings
-    hide,      # bool (h,w)
-) -> list:     # of buildings
-    "Buildings without their hidden parts; those wholly hidden are left out"
-    if not hide.any(): return buildings
-    gone = polygon(trace(hide))
-    res = [rings(polygon(b).difference(gone), .01) if polygon(b).intersects(gone) else b for b in buildings]
-    return [b for b in res if b]
 
 # %% ../nbs/00b_sources.ipynb #2ede5727
 def outlines(
