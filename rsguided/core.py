@@ -6,7 +6,7 @@ Docs: https://rsguided.github.io/rsguided/core.html.md"""
 
 # %% auto #0
 __all__ = ['IMAGE_EXTS', 'LEFTOVER', 'IGNORE', 'LOVEDA', 'InputError', 'write_atomic', 'save_json', 'write_jsonl', 'read_json',
-           'read_jsonl', 'may_write', 'new_folder', 'folder_lock', 'fingerprint', 'is_done', 'set_done',
+           'read_jsonl', 'apart', 'may_write', 'new_folder', 'folder_lock', 'fingerprint', 'is_done', 'set_done',
            'resumed_folder', 'Classes', 'colour', 'save_mask']
 
 # %% ../nbs/00_core.ipynb #965d1eab
@@ -40,7 +40,7 @@ def write_atomic(
 def save_json(path, obj, indent=None): return write_atomic(path, json.dumps(obj, indent=indent) + '\n')
 def write_jsonl(path, rows): return write_atomic(path, ''.join(json.dumps(r) + '\n' for r in rows))
 
-# %% ../nbs/00_core.ipynb #1db83148
+# %% ../nbs/00_core.ipynb #372cd2f9
 def read_json(
     path, # a JSON file
     kind='JSON', # what the error calls it
@@ -48,8 +48,8 @@ def read_json(
     "The object in a JSON file, or an `InputError` that says what is wrong with it"
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path} is not there; a {kind} file is wanted')
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    try: return json.loads(path.read_text(encoding='utf-8-sig'))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise InputError(f'{path} is no {kind} file: {e}') from None
 
 def read_jsonl(
@@ -63,12 +63,25 @@ def read_jsonl(
         except json.JSONDecodeError: break
     return rows
 
-# %% ../nbs/00_core.ipynb #f499b576
+# %% ../nbs/00_core.ipynb #cb9179ba
+def apart(
+    out,     # folder to write
+    *inputs, # what is read
+):
+    "`InputError` if writing `out` would replace what is read"
+    for p in inputs:
+        if Path(p).resolve().is_relative_to(Path(out).resolve()):
+            raise InputError(f'{out} holds {p}, which is read; a folder of its own is wanted')
+
 def may_write(path, overwrite): # raises, and makes the parent folder
-    if path.is_file(): raise InputError(f'{path} is a file; a folder to make is wanted')
-    if path.exists() and any(path.iterdir()) and not overwrite:
-        raise InputError(f'{path} exists already; choose another folder or pass --overwrite')
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.is_file(): raise InputError(f'{path} is a file; a folder to make is wanted')
+        if path.exists() and any(path.iterdir()) and not overwrite:
+            raise InputError(f'{path} exists already; choose another folder or pass --overwrite')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK): raise PermissionError(0, 'nothing may be written there')
+    except OSError as e:
+        raise InputError(f'{path} cannot be made: {e.strerror}; a folder of yours is wanted') from None
 
 @contextmanager
 def new_folder(

@@ -9,13 +9,13 @@ __all__ = ['TIFF', 'LOSSY', 'Record', 'DROPPED', 'NO_PX', 'Pair', 'load_image', 
            'read_npy', 'read_bands', 'as_pixels', 'read_pixels', 'resize_pixels', 'load_codes', 'pack', 'show_mask',
            'show_pairs', 'pick_device', 'pick_precision', 'autocast', 'generator', 'polygon', 'area', 'areas',
            'nearest', 'bridge', 'rings', 'turn', 'with_holes', 'run_lengths', 'rle_mask', 'pixel_geometry', 'trace',
-           'geometry', 'seg_rings', 'Records', 'warn_report', 'choose_categories', 'coco_images', 'coco_annotations',
-           'plain', 'mend', 'coco_buildings', 'no_gc', 'read_coco', 'read_split', 'read_data', 'check_images',
-           'coco_dict', 'draw_instances', 'is_lossy', 'border', 'hidden', 'seen', 'Clipper', 'clip', 'starts', 'blocks',
-           'windows', 'draw_share', 'parse_splits', 'deal', 'read_scenes', 'cut_scene', 'save_tile', 'write_tiles',
-           'tiles', 'with_buildings', 'write_pair', 'manifest_row', 'finish_store', 'PairStore', 'load_labels',
-           'load_pair', 'dihedral', 'PairDataset', 'one_pass', 'Stream', 'StreamDL', 'to_float', 'pair_dls',
-           'train_val']
+           'geometry', 'seg_rings', 'Records', 'warn_report', 'choose_categories', 'coco_images', 'check_gsd',
+           'coco_annotations', 'plain', 'mend', 'coco_buildings', 'no_gc', 'read_coco', 'read_split', 'read_data',
+           'check_images', 'coco_dict', 'draw_instances', 'is_lossy', 'border', 'hidden', 'seen', 'Clipper', 'clip',
+           'starts', 'blocks', 'windows', 'draw_share', 'parse_splits', 'deal', 'read_scenes', 'cut_scene', 'save_tile',
+           'write_tiles', 'tiles', 'with_buildings', 'write_pair', 'manifest_row', 'finish_store', 'PairStore',
+           'load_labels', 'load_pair', 'dihedral', 'PairDataset', 'one_pass', 'Stream', 'StreamDL', 'to_float',
+           'pair_dls', 'train_val']
 
 # %% ../nbs/00_data.ipynb #df5d1d27
 import hashlib, logging, re, struct, warnings
@@ -38,7 +38,7 @@ from shapely import get_parts, make_valid
 from shapely.ops import unary_union
 from .core import *
 
-# %% ../nbs/00_data.ipynb #ca25529d
+# %% ../nbs/00_data.ipynb #d69f378a
 TIFF, LOSSY = ('.tif', '.tiff'), ('JPEG', 'MPO', 'JPEG2000', 'WEBP')
 
 def _open(path, kind):
@@ -51,8 +51,9 @@ def _open(path, kind):
             return im
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} does not exist; {kind} is wanted there') from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as e:
-        raise InputError(f'{path} cannot be read as {kind}: {str(e).split(" (")[0]}') from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+        why = 'its format is unknown' if isinstance(e, UnidentifiedImageError) else str(e).split(' (')[0]
+        raise InputError(f'{path} cannot be read as {kind}: {why}') from None
 
 def load_image(
     path, # 8-bit image file
@@ -512,14 +513,14 @@ def warn_report(
     said += [f'{k}: {v}' for k,v in report.items() if k not in DROPPED and v]
     if said: warnings.warn(f'{Path(path).absolute().parent.name}/{Path(path).name}: ' + '; '.join(said))
 
-# %% ../nbs/00_data.ipynb #562e0a1a
+# %% ../nbs/00_data.ipynb #2ebcb4b3
 def choose_categories(
     d,               # COCO dictionary
     categories=None, # names or ids, a list or separated by commas; None: see above
     path='',         # of the file, for errors
 ) -> tuple:          # set of category ids, None for all; a sentence if there was a choice
     "The categories of a COCO file that are buildings"
-    cats = [c for c in d.get('categories') or [] if isinstance(c, dict) and 'id' in c]
+    cats = [c for c in d.get('categories') or [] if isinstance(c, dict) and isinstance(c.get('id'), (int, float, str))]
     names = {c['id']: str(c.get('name', c['id'])) for c in cats}
     if isinstance(categories, str): categories = categories.split(',')
     want = [str(c).strip().lower() for c in listify(categories)]
@@ -535,7 +536,7 @@ def choose_categories(
     taken = ', '.join(names.get(i, str(i)) for i in sorted(ids, key=str)) if ids else 'all'
     return ids or None, f'buildings are {taken} of the categories {", ".join(names.values())}'
 
-# %% ../nbs/00_data.ipynb #29b34e12
+# %% ../nbs/00_data.ipynb #cf1696e7
 def coco_images(
     d,    # COCO dictionary
     path, # of the file, for errors
@@ -551,19 +552,24 @@ def coco_images(
         f = _find(im['file_name'], dirs, path)
         h,w = im.get('height'), im.get('width')
         if h is None or w is None: w,h = _size(f)
-        if not all(isinstance(v, (int, float)) and v >= 1 for v in (h, w)):
+        if not all(isinstance(v, (int, float)) and 1 <= v < 1e7 for v in (h, w)):
             raise InputError(f'{path} says that {f.name} is {w}x{h} pixels; two positive numbers are wanted')
         res[im['id']] = im, f, int(h), int(w)
     return res
 
-# %% ../nbs/00_data.ipynb #09527f71
+# %% ../nbs/00_data.ipynb #bee5a9bc
 def _natural(s): return [(0, int(p), '') if p.isdigit() else (1, 0, p) for p in re.split(r'(\d+)', s)]
 
 def _find(file_name, dirs, path):
+    file_name = file_name[:255].replace('\\', '/')     # as Windows writes it
     for d in dirs:
         for f in (Path(d)/file_name, Path(d)/'image'/file_name, Path(d)/'image'/Path(file_name).name):
             if f.is_file(): return f
     raise InputError(f'{path} names the image {file_name}, which is not in {Path(dirs[0])}')
+
+def check_gsd(gsd, where='--gsd'): # metres per pixel
+    if not gsd or (isinstance(gsd, (int, float)) and 0 < gsd < float('inf')): return gsd
+    raise InputError(f'{where} says that a pixel is {gsd!r} m wide; a positive number is wanted')
 
 def _unique(recs, path):
     seen = set()
@@ -664,7 +670,7 @@ def _building(ann, path):
     except (ValueError, TypeError) as e:
         raise InputError(f'{path} has annotation {ann.get("id")} that is no shape: {e}') from None
 
-# %% ../nbs/00_data.ipynb #946ffbc1
+# %% ../nbs/00_data.ipynb #92b69b90
 @contextmanager
 def no_gc():
     "Let the garbage collector wait until the block has ended"
@@ -691,7 +697,7 @@ def read_coco(
     info = d.get('info')
     gsd = info.get('gsd') if isinstance(info, dict) else None
     split = split or path.stem
-    recs = [Record(split, f.stem, f, h, w, blds[k], im.get('gsd', gsd)) for k,(im,f,h,w) in ims.items()]
+    recs = [Record(split, f.stem, f, h, w, blds[k], check_gsd(im.get('gsd', gsd), path)) for k,(im,f,h,w) in ims.items()]
     recs = _unique(sorted(recs, key=lambda r: _natural(r.name)), path)
     warn_report(path, report, len(d['annotations']), note)
     return Records(recs, +report)
@@ -995,7 +1001,7 @@ def _check_tiles(size, stride, ext, splits, split, block, min_visible, keep_empt
         raise InputError('blocks are dealt out to splits; --splits train:.8,val:.2 or the like is wanted too')
     if split == 'block' and block < size: raise InputError(f'a block of {block} pixels holds no tile of {size}')
 
-# %% ../nbs/00_data.ipynb #564cb58a
+# %% ../nbs/00_data.ipynb #e3106cb1
 def tiles(
     coco_json:str,  # COCO file of the scenes, or several separated by commas; images lie beside them
     out:str,        # data set folder; without `splits` a split is called what the file is called
@@ -1022,6 +1028,7 @@ def tiles(
     own = {s.name: s.split for s in scenes}
     to = deal(parts, shares, seed) if shares else {p: own[p[0]] for p in parts}
     names = list(shares) or list(dict.fromkeys(own.values()))
+    for k in names: apart(out/k, *[s.path for s in scenes])
     with ExitStack() as stack:
         ds = {k: stack.enter_context(new_folder(out/k, overwrite)) for k in names}
         recs, n = {k: [] for k in names}, Counter()

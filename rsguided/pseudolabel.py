@@ -9,7 +9,7 @@ __all__ = ['fuse', 'canny_roads', 'choose_land_cover', 'read_layers', 'check_lay
            'hidden_pixels', 'without_hidden', 'stored_buildings', 'store_pair', 'common_gsd', 'train_for',
            'pseudolabel', 'check_arguments', 'check_prediction', 'store_all', 'open_network', 'weights_sum', 'report']
 
-# %% ../nbs/01_pseudolabel.ipynb #e763105f
+# %% ../nbs/01_pseudolabel.ipynb #8141cce3
 import json, math
 from itertools import groupby
 from pathlib import Path
@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
-from .core import IGNORE, LOVEDA, InputError, fingerprint, read_jsonl, resumed_folder, write_jsonl
-from .data import (check_images, draw_instances, finish_store, load_image, load_mask, manifest_row, pick_device,
+from .core import IGNORE, LOVEDA, InputError, apart, fingerprint, read_jsonl, resumed_folder, write_jsonl
+from .data import (check_gsd, check_images, draw_instances, finish_store, load_codes, load_image, load_mask, manifest_row, pick_device,
     hidden, pick_precision, read_data, seen, with_buildings, write_pair)
 from .download import weights_licences
 from rsguided.landcover import (Segmenter, choose_precision, folder_classes, for_prediction, read_pairs, train_segmenter,
@@ -84,7 +84,7 @@ def _beside(data, r, kind, read): # a mask that belongs to an image, of its size
     if m.shape == (r.h, r.w): return m
     raise InputError(f'{f} is {wh(m)} pixels, its image {r.w}x{r.h}; equal sizes are wanted')
 
-# %% ../nbs/01_pseudolabel.ipynb #21989e36
+# %% ../nbs/01_pseudolabel.ipynb #bbdb1d62
 def read_layers(
     data,    # data set folder
     rec,     # `Record`
@@ -93,7 +93,7 @@ def read_layers(
 ) -> list:   # of (class id, bool (h,w))
     "What is known beside the buildings"
     there = [n for n in names if (Path(data)/rec.split/n/f'{rec.name}.png').exists()]
-    return [(classes.names.index(n), _beside(data, rec, n, lambda f: np.asarray(Image.open(f).convert('L'))) > 0) for n in there]
+    return [(classes.names.index(n), _beside(data, rec, n, lambda f: load_codes(f)[0]) != 0) for n in there]
 
 def check_layers(data, names, classes, canny=False):
     "`InputError` for a layer that is no class or has no folder"
@@ -214,7 +214,7 @@ def train_for(
     state.unlink()
     return seg
 
-# %% ../nbs/01_pseudolabel.ipynb #afac02b5
+# %% ../nbs/01_pseudolabel.ipynb #571edc87
 def pseudolabel(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     pairs:str,            # pair store to make
@@ -244,6 +244,7 @@ def pseudolabel(
 ) -> Path:                # of the pair store
     "Images and building polygons to a pair store with land-cover masks"
     args = {k: str(v) for k,v in locals().items() if k not in ('pairs', 'overwrite', 'workers')}
+    apart(pairs, *filter(None, (data, landcover)))
     check_arguments(dict(max_background=max_background, min_confidence=min_confidence, max_ignore=max_ignore),
         size=size, net_size=net_size, window=window, landcover_steps=landcover_steps, batch_size=batch_size)
     dev, recs = pick_device(device), read_data(data, categories)
@@ -255,6 +256,7 @@ def pseudolabel(
     seg, found = open_network(segmenter) if kind == 'network' and not training else (None, [])
     classes = seg.classes if seg else folder_classes(landcover if training else data)
     names, flags = ([s.strip() for s in o.split(',') if s.strip()] for o in (layers, licences))
+    check_gsd(gsd)
     zooms = check_prediction(tta, scales)
     flags = list(dict.fromkeys(flags + weights_licences(data) + found))
     check_layers(data, names, classes, canny)

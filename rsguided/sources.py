@@ -6,15 +6,14 @@ Docs: https://rsguided.github.io/rsguided/sources.html.md"""
 
 # %% auto #0
 __all__ = ['IMAGES', 'SPLITS', 'LOVEDA_RAW', 'MAP_FORM', 'MERGE', 'NO_AREA', 'Footprints', 'SCENES', 'listing', 'folders',
-           'by_split', 'apart', 'choose_classes', 'new_palette', 'read_class_map', 'recode', 'Coding', 'outlines',
-           'components', 'by_kind', 'coco_of', 'coco_beside', 'read_pair', 'add_pair', 'lone', 'same_kind',
-           'check_codes', 'pairs', 'some', 'write_split', 'write_data', 'image_sizes', 'building_codes', 'mask_kind',
-           'from_masks', 'ring_area', 'line_faults', 'label_lines', 'read_yolo', 'read_yaml', 'yolo_images', 'label_of',
-           'building_ids', 'used_ids', 'from_yolo', 'need_rasterio', 'read_footprints', 'crs_of', 'near', 'to_pixels',
-           'footprints_in', 'ground_resolution', 'alpha_band', 'pick_bands', 'write_scene', 'read_scene',
-           'from_geojson', 'said_outside']
+           'by_split', 'choose_classes', 'new_palette', 'read_class_map', 'recode', 'Coding', 'outlines', 'components',
+           'by_kind', 'coco_of', 'coco_beside', 'read_pair', 'add_pair', 'lone', 'same_kind', 'check_codes', 'pairs',
+           'some', 'write_split', 'write_data', 'image_sizes', 'building_codes', 'mask_kind', 'from_masks', 'ring_area',
+           'line_faults', 'label_lines', 'read_yolo', 'read_yaml', 'yolo_images', 'label_of', 'building_ids',
+           'used_ids', 'from_yolo', 'need_rasterio', 'read_footprints', 'crs_of', 'near', 'to_pixels', 'footprints_in',
+           'ground_resolution', 'alpha_band', 'pick_bands', 'write_scene', 'read_scene', 'from_geojson', 'said_outside']
 
-# %% ../nbs/00b_sources.ipynb #6ca891cc
+# %% ../nbs/00b_sources.ipynb #e74429bc
 import math, re, shutil, tempfile, warnings
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +26,9 @@ from fastcore.basics import listify, store_attr
 from scipy import ndimage
 from shapely.geometry import box, shape
 from tqdm import tqdm
-from .core import (Classes, IGNORE, IMAGE_EXTS, InputError, LOVEDA, new_folder, read_json,
+from .core import (Classes, IGNORE, IMAGE_EXTS, InputError, LOVEDA, apart, new_folder, read_json,
     save_json, save_mask, write_atomic)
-from .data import (Record, coco_dict, finish_store, hidden, is_lossy, load_codes, manifest_row, pack, polygon,
+from .data import (Record, check_gsd, coco_dict, finish_store, hidden, is_lossy, load_codes, manifest_row, pack, polygon,
     read_coco, read_pixels, rings, save_image, seen, trace, write_pair)
 
 # %% ../nbs/00b_sources.ipynb #b15596b9
@@ -65,16 +64,6 @@ def by_split(
     res = {d.name: fs for d in subs if (fs := listing(inner(d), exts))}
     if not res: raise InputError(f'{root} holds no images and no folders SPLIT of images; either is wanted')
     return res
-
-# %% ../nbs/00b_sources.ipynb #d8780c8d
-def apart(
-    out,     # folder to write
-    *inputs, # what is read
-):
-    "`InputError` if writing `out` would replace what is read"
-    for p in inputs:
-        if Path(p).resolve().is_relative_to(Path(out).resolve()):
-            raise InputError(f'{out} holds {p}, which is read; a folder of its own is wanted')
 
 # %% ../nbs/00b_sources.ipynb #d36e46dc
 LOVEDA_RAW = {0: IGNORE, **{i+1: i for i in range(7)}}
@@ -303,7 +292,7 @@ def check_codes(
         raise InputError(f'the masks hold 0 and {IGNORE} alone, and {IGNORE} means unknown; '
             f'if it means building, --class-map 0:0,{IGNORE}:{classes.names[classes.building]} is wanted')
 
-# %% ../nbs/00b_sources.ipynb #2863f833
+# %% ../nbs/00b_sources.ipynb #ac22deea
 def pairs(
     images:str,         # IMAGES/SPLIT/NAME.EXT, with SPLIT.json (COCO) beside them where building polygons are known
     masks:str,          # MASKS/KIND/SPLIT/NAME.png or MASKS/SPLIT/NAME.png
@@ -322,6 +311,7 @@ def pairs(
 ) -> Path:              # of the store
     "Images with land-cover masks to a pair store"
     apart(out, images, masks)
+    check_gsd(gsd)
     if not 0 <= max_ignore <= 1:
         raise InputError(f'max-ignore is {max_ignore}; a share from 0 to 1 is wanted')
     coding = Coding(choose_classes(classes, building, masks), class_map, repair)
@@ -425,7 +415,7 @@ def mask_kind(
         raise InputError('the masks hold 0, 1 and 255; --kind binary (255 counts as no building) or --kind instance is wanted')
     return 'binary' if len(codes) < 2 else 'instance'
 
-# %% ../nbs/00b_sources.ipynb #899c1dbb
+# %% ../nbs/00b_sources.ipynb #3ac323f9
 def from_masks(
     images:str,        # IMAGES/SPLIT/NAME.EXT or IMAGES/NAME.EXT
     masks:str,         # MASKS/SPLIT/NAME.EXT or MASKS/NAME.EXT: PNG, TIFF or .npy
@@ -438,6 +428,7 @@ def from_masks(
 ) -> Path:             # of the data set
     "Images with binary or instance masks of buildings to a data set"
     apart(out, images, masks)
+    check_gsd(gsd)
     if kind not in ('auto', 'binary', 'instance'):
         raise InputError(f'kind is {kind!r}; auto, binary or instance is wanted')
     ims = {(s, n): f for s,fs in by_split(images, split).items() for n,f in fs.items()}
@@ -572,7 +563,7 @@ def used_ids(labels):
     ids = (l.split()[0] for f in labels for _,l in label_lines(f))
     return {int(v.split('.')[0]) for v in ids if re.fullmatch(r'\d+(\.0*)?', v)}
 
-# %% ../nbs/00b_sources.ipynb #753c8bbf
+# %% ../nbs/00b_sources.ipynb #5dbed18e
 def from_yolo(
     data:str,      # folder with images/SPLIT and labels/SPLIT, or SPLIT/images and SPLIT/labels, or a data.yaml
     out:str,       # data set folder to make, in BEGC layout
@@ -582,6 +573,7 @@ def from_yolo(
 ) -> Path:         # of the data set
     "A YOLO segmentation data set to a data set in BEGC layout"
     apart(out, data)
+    check_gsd(gsd)
     ims, names = yolo_images(data)
     fs = [(s, f, label_of(f)) for s,fs in ims.items() for f in fs]
     there = [l for *_,l in fs if l.is_file()]
