@@ -163,7 +163,7 @@ def resumed_folder(
         os.replace(tmp, path)
         note.unlink()
 
-# %% ../nbs/00_core.ipynb #9c3789a8
+# %% ../nbs/00_core.ipynb #f03bb36b
 IGNORE = 255
 
 class Classes:
@@ -175,6 +175,7 @@ class Classes:
     ):
         store_attr('names,building')
         self.palette = np.array(palette, np.uint8).reshape(-1, 3)
+        if self.n > IGNORE: raise InputError(f'{self.n} classes; {IGNORE} at most are wanted, as {IGNORE} means ignore')
         if len(self.names) != len(self.palette):
             raise InputError(f'{len(self.names)} class names but {len(self.palette)} colours; one colour per name is wanted')
     @property

@@ -38,7 +38,7 @@ from shapely import get_parts, make_valid
 from shapely.ops import unary_union
 from .core import *
 
-# %% ../nbs/00_data.ipynb #d69f378a
+# %% ../nbs/00_data.ipynb #ebdaa1d7
 TIFF, LOSSY = ('.tif', '.tiff'), ('JPEG', 'MPO', 'JPEG2000', 'WEBP')
 
 def _open(path, kind):
@@ -48,7 +48,9 @@ def _open(path, kind):
             im.info['deep'] = any(';16' in str(t[3]) for t in im.tile)   # 16 bits per channel in the file
             im.info['pages'] = im.n_frames if im.format == 'TIFF' else 1
             im.load()
-            return im
+            if im.format == 'TIFF' or im.getexif().get(274, 1) in (0, 1): return im
+            raise InputError(f'{path} is to be shown turned (EXIF orientation {im.getexif()[274]}), which not all programs do; '
+                'one whose pixels are turned is wanted')
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} does not exist; {kind} is wanted there') from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as e:
@@ -204,12 +206,12 @@ def resize_pixels(
     y = np.stack([np.asarray(f.resize((w, h), Image.BICUBIC)) for f in fs], -1)
     return y if x.dtype == np.float32 else y.round().clip(0, np.iinfo(x.dtype).max).astype(x.dtype)
 
-# %% ../nbs/00_data.ipynb #8a5060a4
+# %% ../nbs/00_data.ipynb #8a9fd0d6
 def load_codes(
     path,           # grey, palette or RGB image, or `.npy`
     colours=False,  # read a palette image by its colours, not its numbers
     lossy=False,    # read JPEG too
-) -> tuple:         # int32 (h,w), whether these are packed colours
+) -> tuple:         # int64 (h,w), whether these are packed colours
     "The codes of a mask, before they are class ids"
     if Path(path).suffix.lower() == '.npy': a = read_npy(path)
     else:
@@ -222,7 +224,7 @@ def load_codes(
     if a.dtype.kind == 'f' and (a != np.floor(a)).any():
         raise InputError(f'{path} holds values between the whole numbers; class or building numbers are wanted')
     if a.ndim == 3 and (a.shape[2] == 1 or (not colours and (a == a[...,:1]).all())): a = a[...,0]
-    if a.ndim == 2 and not colours: return a.astype(np.int32), False
+    if a.ndim == 2 and not colours: return a.astype(np.int64), False
     if a.ndim == 2: a = np.stack([a]*3, -1)
     if a.shape[2] != 3:
         raise InputError(f'{path} has {a.shape[2]} channels; a mask has one, or three of a colour')
@@ -702,7 +704,7 @@ def read_coco(
     warn_report(path, report, len(d['annotations']), note)
     return Records(recs, +report)
 
-# %% ../nbs/00_data.ipynb #8759ba32
+# %% ../nbs/00_data.ipynb #b2838cf5
 def read_split(
     data,  # data set folder
     split, # name of a folder in it
@@ -714,6 +716,7 @@ def read_split(
         raise FileNotFoundError(f'{d/"image"} does not exist; a folder of images is wanted there')
     js = d/f'{split}.json'
     if js.exists(): return read_coco(js, split, categories=categories)
+    if odd := sorted(d.glob('*.json')): warnings.warn(f'{odd[0]} is not read, {js.name} is not there: {split} counts as unlabelled')
     fs = [f for f in (d/'image').iterdir() if f.suffix.lower() in IMAGE_EXTS and f.name[0] != '.']
     fs.sort(key=lambda f: _natural(f.stem))
     sizes = [_size(f) for f in fs]
