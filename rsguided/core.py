@@ -163,7 +163,7 @@ def resumed_folder(
         os.replace(tmp, path)
         note.unlink()
 
-# %% ../nbs/00_core.ipynb #f03bb36b
+# %% ../nbs/00_core.ipynb #a470b1ea
 IGNORE = 255
 
 class Classes:
@@ -184,7 +184,13 @@ class Classes:
     def __repr__(self): return 'Classes: ' + ', '.join(f'{i} {nm}' for i,nm in enumerate(self.names))
     def to_dict(self): return dict(names=list(self.names), palette=self.palette.tolist(), building=self.building, ignore=IGNORE)
     @classmethod
-    def from_dict(cls, d): return cls(d['names'], d['palette'], d.get('building', 1))
+    def from_dict(cls, d):
+        try:
+            c = cls(d['names'], d['palette'], d.get('building', 1))
+            if c.names[c.building]: return c
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as e: why = e
+        raise InputError(f'{str(d)[:80]} is no list of classes ({why}); `names`, a colour for each in `palette` and the id of `building` '
+            'are wanted in classes.json')
 
 LOVEDA = Classes(['background', 'building', 'road', 'water', 'barren', 'forest', 'agriculture'],
     [(255,255,255), (255,0,0), (255,255,0), (0,0,255), (159,129,183), (0,255,0), (255,195,128)])

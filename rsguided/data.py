@@ -515,7 +515,7 @@ def warn_report(
     said += [f'{k}: {v}' for k,v in report.items() if k not in DROPPED and v]
     if said: warnings.warn(f'{Path(path).absolute().parent.name}/{Path(path).name}: ' + '; '.join(said))
 
-# %% ../nbs/00_data.ipynb #2ebcb4b3
+# %% ../nbs/00_data.ipynb #19ae8720
 def choose_categories(
     d,               # COCO dictionary
     categories=None, # names or ids, a list or separated by commas; None: see above
@@ -525,7 +525,7 @@ def choose_categories(
     cats = [c for c in d.get('categories') or [] if isinstance(c, dict) and isinstance(c.get('id'), (int, float, str))]
     names = {c['id']: str(c.get('name', c['id'])) for c in cats}
     if isinstance(categories, str): categories = categories.split(',')
-    want = [str(c).strip().lower() for c in listify(categories)]
+    want = [str(c).strip().lower() for c in listify(categories) if str(c).strip()]
     ids = {**{a.get('category_id'): '' for a in d['annotations']}, **names}
     named = lambda w: [i for i,n in names.items() if n.lower() == w] or [i for i in ids if str(i) == w]
     if odd := [w for w in want if not named(w)]:
@@ -704,7 +704,7 @@ def read_coco(
     warn_report(path, report, len(d['annotations']), note)
     return Records(recs, +report)
 
-# %% ../nbs/00_data.ipynb #b2838cf5
+# %% ../nbs/00_data.ipynb #dcfa0b6f
 def read_split(
     data,  # data set folder
     split, # name of a folder in it
@@ -715,12 +715,17 @@ def read_split(
     if not (d/'image').is_dir():
         raise FileNotFoundError(f'{d/"image"} does not exist; a folder of images is wanted there')
     js = d/f'{split}.json'
-    if js.exists(): return read_coco(js, split, categories=categories)
+    if js.exists(): return _listed(read_coco(js, split, categories=categories), d)
     if odd := sorted(d.glob('*.json')): warnings.warn(f'{odd[0]} is not read, {js.name} is not there: {split} counts as unlabelled')
     fs = [f for f in (d/'image').iterdir() if f.suffix.lower() in IMAGE_EXTS and f.name[0] != '.']
     fs.sort(key=lambda f: _natural(f.stem))
     sizes = [_size(f) for f in fs]
     return _unique([Record(split, f.stem, f, h, w, None, None) for f,(w,h) in zip(fs, sizes)], d)
+
+def _listed(recs, d): # as they are, with a warning if the folder holds more images
+    n = sum(f.suffix.lower() in IMAGE_EXTS and f.name[0] != '.' for f in (d/'image').iterdir()) - len(recs)
+    if n > 0: warnings.warn(f'{d/"image"} holds {n} images that {d.name}.json does not list; they are left out')
+    return recs
 
 # %% ../nbs/00_data.ipynb #6ef90ca1
 def read_data(
@@ -884,7 +889,7 @@ def windows(block, size, stride):
     y0,y1,x0,x1 = block
     return [(y0+y, x0+x) for y in starts(y1-y0, size, stride) for x in starts(x1-x0, size, stride)]
 
-# %% ../nbs/00_data.ipynb #58f56a50
+# %% ../nbs/00_data.ipynb #0a58ee50
 def draw_share(*key):
     "A number in [0,1) that is a function of `key` alone"
     return int.from_bytes(hashlib.sha256('/'.join(map(str, key)).encode()).digest()[:8], 'big')/2**64
@@ -893,11 +898,11 @@ def parse_splits(
     splits, # 'train:.8,val:.2' or a dict
 ) -> dict:  # split → share, sum 1
     "Names and shares of splits; `InputError` if they make no sense"
-    pairs = splits.items() if isinstance(splits, dict) else [s.split(':') for s in splits.split(',')]
+    pairs = [*splits.items()] if isinstance(splits, dict) else [s.split(':') for s in splits.split(',')]
     try: res = {k.strip(): float(v) for k,v in pairs}
     except ValueError: res = {}
     total = sum(res.values())
-    if not res or not all(k and k[0] != '.' and '/' not in k and 0 < v < float('inf') for k,v in res.items()):
+    if len(res) < len(pairs) or not all(k and k[0] != '.' and '/' not in k and 0 < v < float('inf') for k,v in res.items()):
         raise InputError(f'splits is {splits!r}; names with positive shares are wanted, as in train:.8,val:.2')
     return {k: v/total for k,v in res.items()}
 

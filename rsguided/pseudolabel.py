@@ -214,7 +214,7 @@ def train_for(
     state.unlink()
     return seg
 
-# %% ../nbs/01_pseudolabel.ipynb #571edc87
+# %% ../nbs/01_pseudolabel.ipynb #216e6dcf
 def pseudolabel(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     pairs:str,            # pair store to make
@@ -260,6 +260,7 @@ def pseudolabel(
     zooms = check_prediction(tta, scales)
     flags = list(dict.fromkeys(flags + weights_licences(data) + found))
     check_layers(data, names, classes, canny)
+    for r in recs: read_layers(data, r, names, classes)     # or the last one would be found damaged after hours
     if kind == 'truth': [_beside(data, r, 'landcover', lambda f: load_mask(f, classes)) for r in recs if _truth(data, r).exists()]
     lcs = read_pairs(landcover, classes, common_gsd(recs)) if training else None
     args |= dict(data=fingerprint(data), landcover=fingerprint(landcover), flags=flags, network=weights_sum(seg))

@@ -65,7 +65,7 @@ def by_split(
     if not res: raise InputError(f'{root} holds no images and no folders SPLIT of images; either is wanted')
     return res
 
-# %% ../nbs/00b_sources.ipynb #d36e46dc
+# %% ../nbs/00b_sources.ipynb #0aea8996
 LOVEDA_RAW = {0: IGNORE, **{i+1: i for i in range(7)}}
 
 def choose_classes(
@@ -79,10 +79,7 @@ def choose_classes(
     if not names and not near: cs = LOVEDA
     elif not names or (len(names) == 1 and names[0].endswith('.json')):
         f = Path(names[0]) if names else near[0]
-        try: cs = Classes.from_dict(read_json(f))
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            if isinstance(e, InputError): raise
-            raise InputError(f'{f} is no list of classes; `names` and `palette` are wanted in it') from None
+        cs = Classes.from_dict(read_json(f))
         if building == 'building': return cs
     else: cs = Classes(names, new_palette(names))
     if building not in cs.names or len(set(cs.names)) < cs.n:
@@ -399,7 +396,7 @@ def image_sizes(
     "Sizes of images, every one decoded: `InputError` for the first that is damaged"
     with ThreadPoolExecutor() as ex: return list(ex.map(lambda f: read_pixels(f)[0].shape[:2], files))
 
-# %% ../nbs/00b_sources.ipynb #e01a497a
+# %% ../nbs/00b_sources.ipynb #fbbcd30d
 def building_codes(
     path,        # mask file
     repair=None, # see `Coding`; a JPEG is taken as black and white
@@ -416,8 +413,8 @@ def mask_kind(
     "Whether masks are binary or hold a code per building"
     choose = '--kind instance is wanted, or --kind binary'
     if set(codes) == {1, 255}: raise InputError(f'the masks hold 0, 1 and 255; {choose} (255 counts as no building)')
-    if len(codes) > 2 and codes.get(255, 0) > sum(codes.values())/2:
-        raise InputError(f'the masks hold {len(codes)} grey levels, mostly 255, as blurred black and white does; {choose} (all but 0 is building)')
+    if len(codes) > 16 and codes.get(255) == max(codes.values()) and max(codes) == 255:
+        raise InputError(f'the masks hold {len(codes)} grey levels, 255 most of all, as blurred black and white does; {choose} (all but 0 is building)')
     return 'binary' if len(codes) < 2 else 'instance'
 
 # %% ../nbs/00b_sources.ipynb #34f376d0
