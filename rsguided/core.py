@@ -99,7 +99,7 @@ def new_folder(
         os.replace(tmp, path)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #acda06d4
+# %% ../nbs/00_core.ipynb #55fd025c
 IMAGE_EXTS = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
 LEFTOVER = re.compile(r'\..+\.\d+(\.\w+)?')   # how things are called while they are written: .NAME.PID.…
 
@@ -114,12 +114,14 @@ def folder_lock(
     lock = FileLock(folder/'.lock')
     try: lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f'{folder} is in use by another rsguided process; wait for it or choose another folder') from None
-    for f in [f for f in folder.rglob('.*') if LEFTOVER.fullmatch(f.name)]:   # of a killed process: nobody else writes here
-        shutil.rmtree(f) if f.is_dir() else f.unlink()
+        raise InputError(f'{folder} is in use by another rsguided process; '
+            'wait for it or choose another folder') from None
+    left = [f for f in folder.rglob('.*') if LEFTOVER.fullmatch(f.name)]   # by a killed process
+    for f in left: shutil.rmtree(f) if f.is_dir() else f.unlink()
     try: yield folder
     finally:
-        if made and folder.exists() and {f.name for f in folder.iterdir()} <= {'.lock'}: shutil.rmtree(folder)   # nothing came of it
+        bare = made and folder.exists() and {f.name for f in folder.iterdir()} <= {'.lock'}
+        if bare: shutil.rmtree(folder)      # nothing came of it
         lock.release()
 
 def fingerprint(
@@ -135,7 +137,10 @@ def fingerprint(
             if f.suffix in ('.json', '.jsonl'): h.update(f.read_bytes())
     return h.hexdigest()[:16]
 
-def is_done(folder, args): return Path(folder, 'DONE.json').exists() and read_json(Path(folder, 'DONE.json'))['args'] == args
+def is_done(folder, args):
+    note = Path(folder, 'DONE.json')
+    return note.exists() and read_json(note)['args'] == args
+
 def set_done(folder, args, **info): return save_json(Path(folder, 'DONE.json'), dict(args=args, **info), indent=1)
 
 # %% ../nbs/00_core.ipynb #264cb20e
@@ -163,7 +168,7 @@ def resumed_folder(
         os.replace(tmp, path)
         note.unlink()
 
-# %% ../nbs/00_core.ipynb #a470b1ea
+# %% ../nbs/00_core.ipynb #07423310
 IGNORE = 255
 
 class Classes:
@@ -175,27 +180,30 @@ class Classes:
     ):
         store_attr('names,building')
         self.palette = np.array(palette, np.uint8).reshape(-1, 3)
-        if self.n > IGNORE: raise InputError(f'{self.n} classes; {IGNORE} at most are wanted, as {IGNORE} means ignore')
+        if self.n > IGNORE: raise InputError(f'{self.n} classes; '
+            f'{IGNORE} at most are wanted, as {IGNORE} means ignore')
         if len(self.names) != len(self.palette):
-            raise InputError(f'{len(self.names)} class names but {len(self.palette)} colours; one colour per name is wanted')
+            raise InputError(f'{len(self.names)} class names but {len(self.palette)} colours; '
+                'one colour per name is wanted')
     @property
     def n(self): return len(self.names)
     def __eq__(self, o): return isinstance(o, Classes) and self.to_dict() == o.to_dict()
     def __repr__(self): return 'Classes: ' + ', '.join(f'{i} {nm}' for i,nm in enumerate(self.names))
-    def to_dict(self): return dict(names=list(self.names), palette=self.palette.tolist(), building=self.building, ignore=IGNORE)
+    def to_dict(self):
+        return dict(names=list(self.names), palette=self.palette.tolist(), building=self.building, ignore=IGNORE)
     @classmethod
     def from_dict(cls, d):
         try:
             c = cls(d['names'], d['palette'], d.get('building', 1))
             if c.names[c.building]: return c
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as e: why = e
-        raise InputError(f'{str(d)[:80]} is no list of classes ({why}); `names`, a colour for each in `palette` and the id of `building` '
-            'are wanted in classes.json')
+        raise InputError(f'{str(d)[:80]} is no list of classes ({why}); '
+            '`names`, a colour for each in `palette` and the id of `building` are wanted in classes.json')
 
 LOVEDA = Classes(['background', 'building', 'road', 'water', 'barren', 'forest', 'agriculture'],
     [(255,255,255), (255,0,0), (255,255,0), (0,0,255), (159,129,183), (0,255,0), (255,195,128)])
 
-# %% ../nbs/00_core.ipynb #c9234172
+# %% ../nbs/00_core.ipynb #253492ce
 def colour(
     mask,           # uint8 (h,w) class ids
     classes=LOVEDA, # `Classes`
@@ -213,4 +221,4 @@ def save_mask(
     "Write a mask as palette PNG"
     im = Image.fromarray(np.asarray(mask, np.uint8))
     im.putpalette(colour(np.arange(256, dtype=np.uint8), classes).ravel().tolist())
-    return write_atomic(path, lambda p: im.save(p, format='PNG', compress_level=3))   # 6 takes 3 times as long, for little
+    return write_atomic(path, lambda p: im.save(p, format='PNG', compress_level=3))   # 6 takes 3 times as long

@@ -38,7 +38,7 @@ from shapely import get_parts, make_valid
 from shapely.ops import unary_union
 from .core import *
 
-# %% ../nbs/00_data.ipynb #ebdaa1d7
+# %% ../nbs/00_data.ipynb #f557dfeb
 TIFF, LOSSY = ('.tif', '.tiff'), ('JPEG', 'MPO', 'JPEG2000', 'WEBP')
 
 def _open(path, kind):
@@ -49,8 +49,8 @@ def _open(path, kind):
             im.info['pages'] = im.n_frames if im.format == 'TIFF' else 1
             im.load()
             if im.format == 'TIFF' or im.getexif().get(274, 1) in (0, 1): return im
-            raise InputError(f'{path} is to be shown turned (EXIF orientation {im.getexif()[274]}), which not all programs do; '
-                'one whose pixels are turned is wanted')
+            raise InputError(f'{path} is to be shown turned (EXIF orientation {im.getexif()[274]}), '
+                'which not all programs do; one whose pixels are turned is wanted')
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} does not exist; {kind} is wanted there') from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as e:
@@ -67,12 +67,13 @@ def load_image(
         raise InputError(f'{path} has pixels of {x.dtype}; 8-bit images are wanted')
     im = _open(path, 'an image')
     if im.mode[0] in 'IF' or im.info['deep']:
-        raise InputError(f'{path} has pixels of {"16 bit, mode" if im.info["deep"] else "mode"} {im.mode}; 8-bit images are wanted')
+        raise InputError(f'{path} has pixels of {"16 bit, mode" if im.info["deep"] else "mode"} {im.mode}; '
+            '8-bit images are wanted')
     return np.asarray(im.convert('RGB'))
 
 def save_image(path, image, **kw): return write_atomic(path, lambda p: Image.fromarray(image).save(p, **kw))
 
-# %% ../nbs/00_data.ipynb #f9e673df
+# %% ../nbs/00_data.ipynb #700d9b66
 def check_lossless(im, path):
     "`InputError` if a Pillow image comes from a lossy file"
     if im.format in LOSSY or im.info.get('compression') == 'jpeg':
@@ -91,10 +92,11 @@ def load_mask(
     m = np.asarray(im).astype(np.uint8)
     bad = np.setdiff1d(np.unique(m), [*range(classes.n), IGNORE])
     if len(bad):
-        raise InputError(f'{path} has class id {bad[0]}; ids 0 to {classes.n-1} or {IGNORE} (ignore) are wanted')
+        raise InputError(f'{path} has class id {bad[0]}; '
+            f'ids 0 to {classes.n-1} or {IGNORE} (ignore) are wanted')
     return m
 
-# %% ../nbs/00_data.ipynb #bb4c7c67
+# %% ../nbs/00_data.ipynb #3328429b
 def read_npy(
     path, # a `.npy` of (h,w) or (h,w,c)
 ) -> np.ndarray:
@@ -103,9 +105,11 @@ def read_npy(
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} does not exist; an array is wanted there') from None
     except (ValueError, OSError, EOFError):
-        raise InputError(f'{path} cannot be read as an array; it is damaged or holds Python objects') from None
+        raise InputError(f'{path} cannot be read as an array; '
+            'it is damaged or holds Python objects') from None
     if getattr(a, 'ndim', 0) not in (2, 3) or 0 in a.shape or (a.ndim == 3 and a.shape[2] > 64):
-        raise InputError(f'{path} holds {getattr(a, "shape", "no array")}; an array of (h,w) or (h,w,c) is wanted')
+        raise InputError(f'{path} holds {getattr(a, "shape", "no array")}; '
+            'an array of (h,w) or (h,w,c) is wanted')
     if a.dtype.kind not in 'buif': raise InputError(f'{path} holds {a.dtype} values; numbers are wanted')
     return a
 
@@ -160,7 +164,7 @@ def _gdal(path):
     except rasterio.errors.RasterioError:
         raise InputError(f'{path} cannot be read as an image; it is damaged') from None
 
-# %% ../nbs/00_data.ipynb #7879fc5a
+# %% ../nbs/00_data.ipynb #bb39462c
 def read_bands(
     path, # image file or `.npy`
 ) -> tuple: # (h,w,n) pixels as they lie in the file, whether the last channel is alpha, nodata value or None
@@ -173,7 +177,8 @@ def read_bands(
 
 def as_pixels(a):
     "uint8 and uint16 as they are, booleans as uint8, all else as float32"
-    return a.astype(np.uint8 if a.dtype == bool else a.dtype.newbyteorder('=') if a.dtype in (np.uint8, np.uint16) else np.float32)
+    if a.dtype in (np.uint8, np.uint16): return a.astype(a.dtype.newbyteorder('='))
+    return a.astype(np.uint8 if a.dtype == bool else np.float32)
 
 # %% ../nbs/00_data.ipynb #e96a9250
 def read_pixels(
@@ -206,7 +211,7 @@ def resize_pixels(
     y = np.stack([np.asarray(f.resize((w, h), Image.BICUBIC)) for f in fs], -1)
     return y if x.dtype == np.float32 else y.round().clip(0, np.iinfo(x.dtype).max).astype(x.dtype)
 
-# %% ../nbs/00_data.ipynb #8a9fd0d6
+# %% ../nbs/00_data.ipynb #528f780e
 def load_codes(
     path,           # grey, palette or RGB image, or `.npy`
     colours=False,  # read a palette image by its colours, not its numbers
@@ -222,7 +227,8 @@ def load_codes(
             a, alpha, _ = _plain(im) if im else _tiff(path) if Path(path).suffix.lower() in TIFF else _gdal(path)
             a = a[...,:-1] if alpha else a
     if a.dtype.kind == 'f' and (a != np.floor(a)).any():
-        raise InputError(f'{path} holds values between the whole numbers; class or building numbers are wanted')
+        raise InputError(f'{path} holds values between the whole numbers; '
+            'class or building numbers are wanted')
     if a.ndim == 3 and (a.shape[2] == 1 or (not colours and (a == a[...,:1]).all())): a = a[...,0]
     if a.ndim == 2 and not colours: return a.astype(np.int64), False
     if a.ndim == 2: a = np.stack([a]*3, -1)
@@ -515,14 +521,15 @@ def warn_report(
     said += [f'{k}: {v}' for k,v in report.items() if k not in DROPPED and v]
     if said: warnings.warn(f'{Path(path).absolute().parent.name}/{Path(path).name}: ' + '; '.join(said))
 
-# %% ../nbs/00_data.ipynb #19ae8720
+# %% ../nbs/00_data.ipynb #d846502b
 def choose_categories(
     d,               # COCO dictionary
     categories=None, # names or ids, a list or separated by commas; None: see above
     path='',         # of the file, for errors
 ) -> tuple:          # set of category ids, None for all; a sentence if there was a choice
     "The categories of a COCO file that are buildings"
-    cats = [c for c in d.get('categories') or [] if isinstance(c, dict) and isinstance(c.get('id'), (int, float, str))]
+    ok = lambda c: isinstance(c, dict) and isinstance(c.get('id'), (int, float, str))
+    cats = [c for c in d.get('categories') or [] if ok(c)]
     names = {c['id']: str(c.get('name', c['id'])) for c in cats}
     if isinstance(categories, str): categories = categories.split(',')
     want = [str(c).strip().lower() for c in listify(categories) if str(c).strip()]
@@ -672,7 +679,7 @@ def _building(ann, path):
     except (ValueError, TypeError) as e:
         raise InputError(f'{path} has annotation {ann.get("id")} that is no shape: {e}') from None
 
-# %% ../nbs/00_data.ipynb #92b69b90
+# %% ../nbs/00_data.ipynb #66ddf610
 @contextmanager
 def no_gc():
     "Let the garbage collector wait until the block has ended"
@@ -699,12 +706,13 @@ def read_coco(
     info = d.get('info')
     gsd = info.get('gsd') if isinstance(info, dict) else None
     split = split or path.stem
-    recs = [Record(split, f.stem, f, h, w, blds[k], check_gsd(im.get('gsd', gsd), path)) for k,(im,f,h,w) in ims.items()]
+    recs = [Record(split, f.stem, f, h, w, blds[k], check_gsd(im.get('gsd', gsd), path))
+        for k,(im,f,h,w) in ims.items()]
     recs = _unique(sorted(recs, key=lambda r: _natural(r.name)), path)
     warn_report(path, report, len(d['annotations']), note)
     return Records(recs, +report)
 
-# %% ../nbs/00_data.ipynb #dcfa0b6f
+# %% ../nbs/00_data.ipynb #0559bb77
 def read_split(
     data,  # data set folder
     split, # name of a folder in it
@@ -716,7 +724,8 @@ def read_split(
         raise FileNotFoundError(f'{d/"image"} does not exist; a folder of images is wanted there')
     js = d/f'{split}.json'
     if js.exists(): return _listed(read_coco(js, split, categories=categories), d)
-    if odd := sorted(d.glob('*.json')): warnings.warn(f'{odd[0]} is not read, {js.name} is not there: {split} counts as unlabelled')
+    if odd := sorted(d.glob('*.json')):
+        warnings.warn(f'{odd[0]} is not read, {js.name} is not there: {split} counts as unlabelled')
     fs = [f for f in (d/'image').iterdir() if f.suffix.lower() in IMAGE_EXTS and f.name[0] != '.']
     fs.sort(key=lambda f: _natural(f.stem))
     sizes = [_size(f) for f in fs]
@@ -724,10 +733,11 @@ def read_split(
 
 def _listed(recs, d): # as they are, with a warning if the folder holds more images
     n = sum(f.suffix.lower() in IMAGE_EXTS and f.name[0] != '.' for f in (d/'image').iterdir()) - len(recs)
-    if n > 0: warnings.warn(f'{d/"image"} holds {n} images that {d.name}.json does not list; they are left out')
+    if n > 0: warnings.warn(f'{d/"image"} holds {n} images that {d.name}.json does not list; '
+        'they are left out')
     return recs
 
-# %% ../nbs/00_data.ipynb #6ef90ca1
+# %% ../nbs/00_data.ipynb #81b6201d
 def read_data(
     data, # data set folder in BEGC layout
     categories=None, # which are buildings, see `choose_categories`
@@ -735,9 +745,11 @@ def read_data(
     "All records of a data set; `FileNotFoundError` or `InputError` if it is not one"
     data = Path(data)
     if not data.is_dir():
-        raise FileNotFoundError(f'{data} does not exist; a data set folder (SPLIT/image, SPLIT/SPLIT.json) is wanted')
+        raise FileNotFoundError(f'{data} does not exist; '
+            'a data set folder (SPLIT/image, SPLIT/SPLIT.json) is wanted')
     splits = sorted((p.parent.name for p in data.glob('*/image') if p.is_dir()), key=lambda s: (s != 'train', s))
-    if not splits: raise InputError(f'{data} holds no SPLIT/image folder; a data set in BEGC layout is wanted')
+    if not splits: raise InputError(f'{data} holds no SPLIT/image folder; '
+        'a data set in BEGC layout is wanted')
     parts = [read_split(data, s, categories) for s in splits]
     if not any(parts): raise InputError(f'{data} holds no images; at least one is wanted')
     return Records(sum(parts, []), sum((getattr(p, 'report', Counter()) for p in parts), Counter()))
@@ -889,7 +901,7 @@ def windows(block, size, stride):
     y0,y1,x0,x1 = block
     return [(y0+y, x0+x) for y in starts(y1-y0, size, stride) for x in starts(x1-x0, size, stride)]
 
-# %% ../nbs/00_data.ipynb #0a58ee50
+# %% ../nbs/00_data.ipynb #4b69e50b
 def draw_share(*key):
     "A number in [0,1) that is a function of `key` alone"
     return int.from_bytes(hashlib.sha256('/'.join(map(str, key)).encode()).digest()[:8], 'big')/2**64
@@ -901,9 +913,10 @@ def parse_splits(
     pairs = [*splits.items()] if isinstance(splits, dict) else [s.split(':') for s in splits.split(',')]
     try: res = {k.strip(): float(v) for k,v in pairs}
     except ValueError: res = {}
-    total = sum(res.values())
-    if len(res) < len(pairs) or not all(k and k[0] != '.' and '/' not in k and 0 < v < float('inf') for k,v in res.items()):
-        raise InputError(f'splits is {splits!r}; names with positive shares are wanted, as in train:.8,val:.2')
+    total, ok = sum(res.values()), lambda k,v: k and k[0] != '.' and '/' not in k and 0 < v < float('inf')
+    if not res or len(res) < len(pairs) or not all(ok(*kv) for kv in res.items()):
+        raise InputError(f'splits is {splits!r}; '
+            'names with positive shares are wanted, as in train:.8,val:.2')
     return {k: v/total for k,v in res.items()}
 
 def deal(
@@ -956,7 +969,7 @@ def cut_scene(
             bs, lost = clipper(x, y, size, min_visible=min_visible)
             yield b, name, y, x, bs if bs or draw_share(seed, name) < keep_empty else None, lost
 
-# %% ../nbs/00_data.ipynb #3a6b46fc
+# %% ../nbs/00_data.ipynb #e7ab9b52
 def save_tile(
     stem, # path without suffix
     x,    # (h,w,c)
@@ -973,7 +986,8 @@ def save_tile(
     elif not ok.all():
         kw['extrasamples'] = ['unspecified']*(x.shape[-1]-1) + ['unassalpha']
         x = np.dstack([x, ok*np.iinfo(x.dtype).max]).astype(x.dtype)
-    return write_atomic(f'{stem}.tif', lambda p: imwrite(p, x, planarconfig='contig' if x.shape[-1] > 1 else None, **kw))
+    if x.shape[-1] > 1: kw['planarconfig'] = 'contig'
+    return write_atomic(f'{stem}.tif', lambda p: imwrite(p, x, **kw))
 
 # %% ../nbs/00_data.ipynb #98cfd5eb
 def write_tiles(
@@ -998,18 +1012,19 @@ def write_tiles(
         f = save_tile(ds[k]/'image'/name, im[y:y+size, x:x+size], hide[y:y+size, x:x+size], ext)
         recs[k].append(Record(k, name, f, size, size, bs, s.gsd))
 
-# %% ../nbs/00_data.ipynb #0f89498d
+# %% ../nbs/00_data.ipynb #59013825
 def _check_tiles(size, stride, ext, splits, split, block, min_visible, keep_empty):
     if size < 1 or stride < 1: raise InputError(f'size {size} and stride {stride} must be positive')
     if ext not in ('jpg', 'png'): raise InputError(f'tiles are written as jpg or png, not {ext!r}')
     if not (0 <= min_visible <= 1 and 0 <= keep_empty <= 1):
-        raise InputError(f'min-visible {min_visible} and keep-empty {keep_empty} are shares; numbers from 0 to 1 are wanted')
+        raise InputError(f'min-visible {min_visible} and keep-empty {keep_empty} are shares; '
+            'numbers from 0 to 1 are wanted')
     if split not in ('scene', 'block'): raise InputError(f'split is {split!r}; scene or block is wanted')
     if split == 'block' and not splits:
         raise InputError('blocks are dealt out to splits; --splits train:.8,val:.2 or the like is wanted too')
     if split == 'block' and block < size: raise InputError(f'a block of {block} pixels holds no tile of {size}')
 
-# %% ../nbs/00_data.ipynb #e3106cb1
+# %% ../nbs/00_data.ipynb #3edaef3b
 def tiles(
     coco_json:str,  # COCO file of the scenes, or several separated by commas; images lie beside them
     out:str,        # data set folder; without `splits` a split is called what the file is called
@@ -1040,7 +1055,8 @@ def tiles(
     with ExitStack() as stack:
         ds = {k: stack.enter_context(new_folder(out/k, overwrite)) for k in names}
         recs, n = {k: [] for k in names}, Counter()
-        for s in scenes: write_tiles(s, to, ds, ext, recs, n, nodata, channels, size, stride, min_visible, keep_empty, seed)
+        how = nodata, channels, size, stride, min_visible, keep_empty, seed
+        for s in scenes: write_tiles(s, to, ds, ext, recs, n, *how)
         for k in names: save_json(ds[k]/f'{k}.json', coco_dict(recs[k]))
     _say_tiles(out, recs, n, min_visible, ext)
     return out/names[0] if len(names) == 1 else out

@@ -13,7 +13,7 @@ __all__ = ['IMAGES', 'SPLITS', 'LOVEDA_RAW', 'MAP_FORM', 'MERGE', 'FLAT', 'NO_AR
            'used_ids', 'from_yolo', 'need_rasterio', 'read_footprints', 'crs_of', 'near', 'to_pixels', 'footprints_in',
            'ground_resolution', 'alpha_band', 'pick_bands', 'write_scene', 'read_scene', 'from_geojson', 'said_outside']
 
-# %% ../nbs/00b_sources.ipynb #e74429bc
+# %% ../nbs/00b_sources.ipynb #ff2d51a4
 import math, re, shutil, tempfile, warnings
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +28,8 @@ from shapely.geometry import box, shape
 from tqdm import tqdm
 from .core import (Classes, IGNORE, IMAGE_EXTS, InputError, LOVEDA, apart, new_folder, read_json,
     save_json, save_mask, write_atomic)
-from .data import (Record, check_gsd, coco_dict, finish_store, hidden, is_lossy, load_codes, manifest_row, pack, polygon,
-    read_coco, read_pixels, rings, save_image, seen, trace, write_pair)
+from .data import (Record, check_gsd, coco_dict, finish_store, hidden, is_lossy, load_codes, manifest_row,
+    pack, polygon, read_coco, read_pixels, rings, save_image, seen, trace, write_pair)
 
 # %% ../nbs/00b_sources.ipynb #b15596b9
 IMAGES = {*IMAGE_EXTS, '.npy'}
@@ -65,7 +65,7 @@ def by_split(
     if not res: raise InputError(f'{root} holds no images and no folders SPLIT of images; either is wanted')
     return res
 
-# %% ../nbs/00b_sources.ipynb #0aea8996
+# %% ../nbs/00b_sources.ipynb #a7f5a5ce
 LOVEDA_RAW = {0: IGNORE, **{i+1: i for i in range(7)}}
 
 def choose_classes(
@@ -83,7 +83,8 @@ def choose_classes(
         if building == 'building': return cs
     else: cs = Classes(names, new_palette(names))
     if building not in cs.names or len(set(cs.names)) < cs.n:
-        raise InputError(f'the classes are {", ".join(cs.names)}; names that differ, with {building!r} (--building), are wanted')
+        raise InputError(f'the classes are {", ".join(cs.names)}; '
+            f'names that differ, with {building!r} (--building), are wanted')
     return Classes(cs.names, cs.palette, cs.names.index(building))
 
 def new_palette(names):
@@ -91,7 +92,7 @@ def new_palette(names):
     more = iter((255*np.array(plt.get_cmap('tab20')(np.arange(len(names)) % 20))[:,:3]).astype(int).tolist())
     return [LOVEDA.palette[LOVEDA.names.index(n)].tolist() if n in LOVEDA.names else next(more) for n in names]
 
-# %% ../nbs/00b_sources.ipynb #fb262f6e
+# %% ../nbs/00b_sources.ipynb #98c5f351
 def read_class_map(
     text,    # '1:0,2:1', 'ff0000:1', a JSON file, 'loveda', 'palette' or ''
     classes, # `Classes`
@@ -104,7 +105,8 @@ def read_class_map(
     else:
         pairs = [(p.split(':') + [''])[:2] for p in text.split(',')]
         items = dict(pairs)
-        if len(items) < len(pairs): raise InputError(f'class map {text} names a code twice; one class per code is wanted')
+        if len(items) < len(pairs): raise InputError(f'class map {text} names a code twice; '
+            'one class per code is wanted')
     if not isinstance(items, dict) or not items:
         raise InputError(f'{text} is no class map; {MAP_FORM} is wanted')
     cs = {str(k).strip().lstrip('#'): str(v).strip() for k,v in items.items()}
@@ -113,7 +115,8 @@ def read_class_map(
         if not (hexa or k.isdigit()) or not (v in classes.names or v == 'ignore' or v.isdigit()):
             raise InputError(f'class map entry {k}:{v} is not understood; {MAP_FORM} is wanted')
         if v.isdigit() and int(v) not in range(classes.n) and int(v) != IGNORE:
-            raise InputError(f'class map entry {k}:{v} leads to no class; ids 0 to {classes.n-1} or {IGNORE} are wanted')
+            raise InputError(f'class map entry {k}:{v} leads to no class; '
+                f'ids 0 to {classes.n-1} or {IGNORE} are wanted')
     to = lambda v: IGNORE if v == 'ignore' else classes.names.index(v) if v in classes.names else int(v)
     res = {int(k, 16 if hexa else 10): to(v) for k,v in cs.items()}
     return (res, True) if hexa else ({IGNORE: IGNORE} | res, False)
@@ -138,7 +141,7 @@ def recode(
     m = np.where(lost, IGNORE, to[near]).astype(np.uint8)[pos]
     return m, ((dist > 0) & ~lost)[pos].mean(), lost[pos].mean()
 
-# %% ../nbs/00b_sources.ipynb #7c261a24
+# %% ../nbs/00b_sources.ipynb #88ca00d0
 class Coding:
     "Reads masks of one coding: file → class ids, shares of repaired and of lost pixels"
     def __init__(self,
@@ -154,12 +157,14 @@ class Coding:
     def __call__(self, path):
         codes, packed = load_codes(path, self.colours, lossy=self.repair is not None)
         if packed and not self.colours:
-            raise InputError(f'{path} is a colour image; --class-map palette, or one of its own colours, is wanted')
+            raise InputError(f'{path} is a colour image; '
+                '--class-map palette, or one of its own colours, is wanted')
         try: return recode(codes, self.ids, self.colours, self.repair if is_lossy(path) else None)
         except KeyError as e:
             code = f'colour {e.args[0]:06x}' if packed else f'code {e.args[0]}'
             known = ', '.join(format(k, '06x' if packed else 'd') for k in list(self.ids)[:8])
-            raise InputError(f'{path} has the {code}, which the class map does not name; {known} are known') from None
+            raise InputError(f'{path} has the {code}, which the class map does not name; '
+                f'{known} are known') from None
 
 # %% ../nbs/00b_sources.ipynb #2ede5727
 def outlines(
@@ -176,7 +181,7 @@ def components(inside): return outlines(ndimage.label(inside)[0])
 
 MERGE = 'buildings are connected components of the masks: touching ones merge into one'
 
-# %% ../nbs/00b_sources.ipynb #3f24a781
+# %% ../nbs/00b_sources.ipynb #6b2bb73f
 def by_kind(
     masks,         # MASKS/KIND/SPLIT/NAME, MASKS/SPLIT/NAME or MASKS/NAME
     splits,        # names of the splits of the images
@@ -189,7 +194,8 @@ def by_kind(
     subs = folders(root)
     if listing(root) or any(d.name in splits or d.name.lower() in SPLITS for d in subs): return {'all': flat(root)}
     if not subs:
-        raise InputError(f'{root} holds no masks; MASKS/KIND/SPLIT/NAME.png or MASKS/SPLIT/NAME.png is wanted')
+        raise InputError(f'{root} holds no masks; '
+            'MASKS/KIND/SPLIT/NAME.png or MASKS/SPLIT/NAME.png is wanted')
     return {d.name: flat(d) for d in sorted(subs, key=lambda d: (d.name != 'all', d.name))}
 
 def coco_of(
@@ -220,7 +226,7 @@ def coco_beside(
         if f := next((f for d in dirs if (f := d/f'{s}.json').is_file()), None): res |= coco_of(f, s, fs)
     return res
 
-# %% ../nbs/00b_sources.ipynb #f3d6c07a
+# %% ../nbs/00b_sources.ipynb #4bf93a3a
 def read_pair(
     image,        # image file
     masks:dict,   # kind → mask file
@@ -234,10 +240,12 @@ def read_pair(
     read = {k: coding(f) for k,f in masks.items()}
     for k,(m,*_) in read.items():
         if m.shape != hide.shape:
-            raise InputError(f'{image} is {_wh(hide)} pixels, its mask {masks[k]} {_wh(m)}; equal sizes are wanted')
+            raise InputError(f'{image} is {_wh(hide)} pixels, its mask {masks[k]} {_wh(m)}; '
+                'equal sizes are wanted')
         m[hide] = IGNORE
     if given and (given.h, given.w) != hide.shape:
-        raise InputError(f'{image} is {_wh(hide)} pixels, its COCO file says {given.w}x{given.h}; equal sizes are wanted')
+        raise InputError(f'{image} is {_wh(hide)} pixels, its COCO file says {given.w}x{given.h}; '
+            'equal sizes are wanted')
     m, mended, _ = next(iter(read.values()))
     blds = components(m == coding.classes.building) if given is None else seen(given.buildings, hide)
     return SimpleNamespace(channels=x.shape[-1], dtype=str(x.dtype), masks={k: v[0] for k,v in read.items()},
@@ -292,12 +300,12 @@ def check_codes(
         raise InputError(f'the masks hold 0 and {IGNORE} alone, and {IGNORE} means unknown; '
             f'if it means building, --class-map 0:0,{IGNORE}:{classes.names[classes.building]} is wanted')
 
-# %% ../nbs/00b_sources.ipynb #ac22deea
+# %% ../nbs/00b_sources.ipynb #2d75dc42
 def pairs(
     images:str,         # IMAGES/SPLIT/NAME.EXT, with SPLIT.json (COCO) beside them where building polygons are known
     masks:str,          # MASKS/KIND/SPLIT/NAME.png or MASKS/SPLIT/NAME.png
     out:str,            # pair store to make
-    classes:str='',     # class names separated by commas, or a classes.json; default: that of MASKS, else LoveDA's seven
+    classes:str='',     # class names separated by commas, or a classes.json; default: that of MASKS, else LoveDA's
     building:str='building', # name of the building class
     class_map:str='',   # CODE:CLASS,... or a JSON file of it; codes are numbers or rrggbb; or loveda, palette
     repair:float=None,  # read JPEG masks: nearest code within so many grey levels, else unknown
@@ -317,7 +325,8 @@ def pairs(
     coding = Coding(choose_classes(classes, building, masks), class_map, repair)
     ims = by_split(images, split)
     a = SimpleNamespace(kinds=by_kind(masks, ims, split), given=coco_beside(images, ims), coding=coding,
-        nodata=nodata, gsd=gsd, max_ignore=max_ignore, channels=channels, licences=[s.strip() for s in licences.split(',') if s.strip()])
+        nodata=nodata, gsd=gsd, max_ignore=max_ignore, channels=channels,
+        licences=[s.strip() for s in licences.split(',') if s.strip()])
     with new_folder(out, overwrite) as d:
         done = [_join(d, s, n, f, a) for s,fs in ims.items() for n,f in tqdm(fs.items(), desc=s, disable=None)]
         rows = [r for r,_ in done] + _lone_masks(ims, a)
@@ -327,7 +336,7 @@ def pairs(
         finish_store(d, rows, {(r['split'], r['name']): b for r,b in done if r['kept']}, coding.classes)
     return Path(out)
 
-# %% ../nbs/00b_sources.ipynb #23f8d09a
+# %% ../nbs/00b_sources.ipynb #a4001897
 def _join(d, s, n, f, a):
     "Manifest row and buildings of one image"
     fs = {k: ms[s,n] for k,ms in a.kinds.items() if (s,n) in ms}
@@ -352,11 +361,13 @@ def _said(rows, a, out):
         why = {}
         for r in rows:
             if r['split'] == s: why.setdefault(r['reason'], []).append(r['name'])
-        print(f'{s}: {len(why.pop("", []))} pairs' + ''.join(f'; {len(v)} left out, {k} ({some(v)})' for k,v in why.items()))
+        kept = len(why.pop('', []))
+        print(f'{s}: {kept} pairs' + ''.join(f'; {len(v)} left out, {k} ({some(v)})' for k,v in why.items()))
     kept = [r for r in rows if r['kept']]
     mean = lambda k: np.average([r[k] for r in kept], weights=[r['h']*r['w'] for r in kept])
     if not kept:
-        raise InputError(f'nothing is left for {out}: {rows[0]["split"]}/{rows[0]["name"]} left out, {rows[0]["reason"]}; '
+        r = rows[0]
+        raise InputError(f'nothing is left for {out}: {r["split"]}/{r["name"]} left out, {r["reason"]}; '
             'images and masks of the same split and name are wanted')
     mended = '' if a.coding.repair is None else f', {mean("repaired"):.2%} repaired'
     print(f'{mean("ignored"):.2%} of the pixels are unknown{mended}')
@@ -396,7 +407,7 @@ def image_sizes(
     "Sizes of images, every one decoded: `InputError` for the first that is damaged"
     with ThreadPoolExecutor() as ex: return list(ex.map(lambda f: read_pixels(f)[0].shape[:2], files))
 
-# %% ../nbs/00b_sources.ipynb #fbbcd30d
+# %% ../nbs/00b_sources.ipynb #6929ee41
 def building_codes(
     path,        # mask file
     repair=None, # see `Coding`; a JPEG is taken as black and white
@@ -412,12 +423,14 @@ def mask_kind(
 ) -> str:       # 'binary' or 'instance'
     "Whether masks are binary or hold a code per building"
     choose = '--kind instance is wanted, or --kind binary'
-    if set(codes) == {1, 255}: raise InputError(f'the masks hold 0, 1 and 255; {choose} (255 counts as no building)')
+    if set(codes) == {1, 255}: raise InputError('the masks hold 0, 1 and 255; '
+        f'{choose} (255 counts as no building)')
     if len(codes) > 16 and codes.get(255) == max(codes.values()) and max(codes) == 255:
-        raise InputError(f'the masks hold {len(codes)} grey levels, 255 most of all, as blurred black and white does; {choose} (all but 0 is building)')
+        raise InputError(f'the masks hold {len(codes)} grey levels, 255 most of all, as blurred black and white does; '
+            f'{choose} (all but 0 is building)')
     return 'binary' if len(codes) < 2 else 'instance'
 
-# %% ../nbs/00b_sources.ipynb #34f376d0
+# %% ../nbs/00b_sources.ipynb #a09f0150
 def from_masks(
     images:str,        # IMAGES/SPLIT/NAME.EXT or IMAGES/NAME.EXT
     masks:str,         # MASKS/SPLIT/NAME.EXT or MASKS/NAME.EXT: PNG, TIFF or .npy
@@ -439,10 +452,12 @@ def from_masks(
     for what,a,b in (('images without mask', ims, ms), ('masks without image', ms, ims)):
         if odd := ['/'.join(k) for k in a if k not in b]: print(f'left out, {what}: {len(odd)} ({some(odd)})')
     if not keys:
-        raise InputError(f'{images} and {masks} have no split and name in common; masks called like their images are wanted')
+        raise InputError(f'{images} and {masks} have no split and name in common; '
+            'masks called like their images are wanted')
     if kind == 'auto':
+        u = [np.unique(building_codes(ms[k], repair)[0], return_counts=True) for k in keys]
         counts = Counter()
-        for k in keys: counts.update(dict(zip(*[v.tolist() for v in np.unique(building_codes(ms[k], repair)[0], return_counts=True)])))
+        for cs,ns in u: counts.update(dict(zip(cs.tolist(), ns.tolist())))
         kind = mask_kind({c: n for c,n in counts.items() if c > 0})
         print(f'masks: {kind}')
     sizes = image_sizes([ims[k] for k in keys])
@@ -457,7 +472,8 @@ def _mask_record(key, image, mask, size, kind, repair, gsd):
     "The record of an image whose buildings stand in a mask; shares of its pixels repaired and lost"
     codes, mended, lost = building_codes(mask, repair)
     if codes.shape != size:
-        raise InputError(f'{image} is {size[1]}x{size[0]} pixels, its mask {mask} {_wh(codes)}; equal sizes are wanted')
+        raise InputError(f'{image} is {size[1]}x{size[0]} pixels, its mask {mask} {_wh(codes)}; '
+            'equal sizes are wanted')
     if kind == 'binary' and {1, 255} <= set(np.unique(codes)): codes = codes*(codes == 1)
     blds = outlines(codes) if kind == 'instance' else components(codes > 0)
     return Record(*key, image, *size, blds, gsd), mended, lost
@@ -509,7 +525,7 @@ def read_yolo(
             if ids is None or c in ids: res.append([np.clip(v, 0, 1).reshape(-1, 2)*(w, h)])
     return res
 
-# %% ../nbs/00b_sources.ipynb #e1bc8fba
+# %% ../nbs/00b_sources.ipynb #a6efd86a
 def read_yaml(path):
     "A `data.yaml` as dictionary"
     try: y = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
@@ -523,7 +539,8 @@ def _entry(f, y, entry):
     tries = [f.parent/str(y.get('path') or '.')/entry, f.parent/entry, f.parent/re.sub(r'^(\.\./)+', '', entry)]
     p = next((p for p in tries if p.exists()), None)
     if p is None:
-        raise FileNotFoundError(f'{f} names {entry}, and {tries[1]} does not exist; a folder of images is wanted there')
+        raise FileNotFoundError(f'{f} names {entry}, and {tries[1]} does not exist; '
+            'a folder of images is wanted there')
     if p.is_dir(): return list(listing(p/'images' if (p/'images').is_dir() else p).values())
     fs = [p.parent/l.strip() for l in p.read_text().splitlines() if l.strip()]
     if odd := [q for q in fs if not q.is_file()]:
@@ -536,11 +553,15 @@ def yolo_images(
     "The images of a YOLO data set"
     f = Path(data)
     if not f.exists():
-        raise FileNotFoundError(f'{f} does not exist; a YOLO folder (images/, labels/) or its data.yaml is wanted')
+        raise FileNotFoundError(f'{f} does not exist; '
+            'a YOLO folder (images/, labels/) or its data.yaml is wanted')
     if f.is_dir(): f = next((f/n for n in ('data.yaml', 'data.yml', 'dataset.yaml') if (f/n).is_file()), f)
-    if f.is_dir(): return {s: list(fs.values()) for s,fs in by_split(f/'images' if (f/'images').is_dir() else f).items()}, {}
+    if f.is_dir():
+        ims = by_split(f/'images' if (f/'images').is_dir() else f)
+        return {s: list(fs.values()) for s,fs in ims.items()}, {}
     y = read_yaml(f)
-    ims = {s: [p for e in listify(y[s]) for p in _entry(f, y, str(e))] for s in ('train', 'val', 'valid', 'test') if y.get(s)}
+    there = [s for s in ('train', 'val', 'valid', 'test') if y.get(s)]
+    ims = {s: [p for e in listify(y[s]) for p in _entry(f, y, str(e))] for s in there}
     names = y.get('names') or {}
     try: return ims, {int(k): str(v) for k,v in (enumerate(names) if isinstance(names, list) else names.items())}
     except (AttributeError, TypeError, ValueError):
@@ -553,7 +574,7 @@ def label_of(image):
     if at: ps[at[-1]] = 'labels'
     return Path(*ps)
 
-# %% ../nbs/00b_sources.ipynb #df22baf3
+# %% ../nbs/00b_sources.ipynb #5231636a
 def building_ids(
     classes,    # ids or names separated by commas, or ''
     names:dict, # {id: name} of the data set, {} if not known
@@ -570,18 +591,19 @@ def building_ids(
     called = {i for i,n in names.items() if re.fullmatch('buildings?', str(n).lower())}
     if called or len(used) < 2: return called or used
     known = ', '.join(str(names.get(i, i)) for i in sorted(used))
-    raise InputError(f'the labels have the classes {known}; --classes with those that are buildings is wanted')
+    raise InputError(f'the labels have the classes {known}; '
+        '--classes with those that are buildings is wanted')
 
 def used_ids(labels):
     "Class ids in label files"
     ids = (l.split()[0] for f in labels for _,l in label_lines(f))
     return {int(v.split('.')[0]) for v in ids if re.fullmatch(r'\d+(\.0*)?', v)}
 
-# %% ../nbs/00b_sources.ipynb #2fb03796
+# %% ../nbs/00b_sources.ipynb #3e27a64f
 def from_yolo(
     data:str,      # folder with images/SPLIT and labels/SPLIT, or SPLIT/images and SPLIT/labels, or a data.yaml
     out:str,       # data set folder to make, in BEGC layout
-    classes:str='', # ids or names of the classes that are buildings; default: the one called building, or the only one
+    classes:str='', # ids or names of those that are buildings; default: the one called building, or the only one
     gsd:float=None, # metres per pixel
     overwrite:bool=False, # replace `out` if it is there
 ) -> Path:         # of the data set
@@ -595,7 +617,8 @@ def from_yolo(
         like = fs[0][2] if fs else 'labels/train/NAME.txt'
         raise InputError(f'{data} has no label for any of {len(fs)} images; files like {like} are wanted')
     if odd := {s: n for s,n in Counter((s, f.stem) for s,f,_ in fs).items() if n > 1}:
-        raise InputError(f'{data} has two images {"/".join(next(iter(odd)))}; names must differ within a split')
+        raise InputError(f'{data} has two images {"/".join(next(iter(odd)))}; '
+            'names must differ within a split')
     ids = building_ids(classes, names, used_ids(there))
     left = Counter()
     recs = [Record(s, f.stem, f, h, w, read_yolo(l, w, h, ids, left) if l.is_file() else [], gsd)
@@ -608,7 +631,7 @@ def from_yolo(
     if lone: print(f'{len(lone)} label files have no image: {some(sorted(f.stem for f in lone))}')
     return Path(out)
 
-# %% ../nbs/00b_sources.ipynb #40df870f
+# %% ../nbs/00b_sources.ipynb #84044cf8
 def need_rasterio():
     "rasterio, or an `InputError` that says how to get it"
     try:
@@ -626,7 +649,8 @@ def _geometry(f, i, path):
     try: g = shapely.force_2d(shape(g))
     except (ValueError, shapely.errors.ShapelyError): return None       # a ring of two points, and the like
     except (KeyError, TypeError, AttributeError, IndexError):
-        raise InputError(f'{path} has a feature (number {i}) that is no GeoJSON geometry; polygons are wanted') from None
+        raise InputError(f'{path} has a feature (number {i}) that is no GeoJSON geometry; '
+            'polygons are wanted') from None
     ps = [p for p in shapely.get_parts(shapely.get_parts([g])) if p.geom_type == 'Polygon' and not p.is_empty]
     return shapely.multipolygons(ps) if ps and np.isfinite(shapely.get_coordinates(ps)).all() else None
 
@@ -651,7 +675,7 @@ def read_footprints(
             '--crs, such as EPSG:32633, is wanted')
     return Footprints(np.array(res, object), crs or 'OGC:CRS84', len(gs)-len(res))
 
-# %% ../nbs/00b_sources.ipynb #b91c0364
+# %% ../nbs/00b_sources.ipynb #f3684b43
 def crs_of(
     text, # 'EPSG:32633', a URN, WKT, ...
     path, # where it stands, for the error
@@ -661,7 +685,8 @@ def crs_of(
     try:
         with rio.Env(): return rio.crs.CRS.from_user_input(text)     # Env keeps GDAL from printing
     except (rio.errors.CRSError, ValueError):
-        raise InputError(f'{path} is in {text!r}, no known coordinate system; a name such as EPSG:32633 is wanted') from None
+        raise InputError(f'{path} is in {text!r}, no known coordinate system; '
+            'a name such as EPSG:32633 is wanted') from None
 
 def near(
     shapes, # array of shapely geometries in `src`
@@ -764,7 +789,7 @@ def write_scene(
             f.write(x)
     return write_atomic(stem.with_name(f'{stem.name}.tif'), save), hide
 
-# %% ../nbs/00b_sources.ipynb #9d0ce9e8
+# %% ../nbs/00b_sources.ipynb #dd57ff8c
 SCENES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')
 
 def read_scene(
@@ -777,14 +802,16 @@ def read_scene(
     try:
         with rio.open(path) as scene:
             if not scene.crs or scene.transform.is_identity:
-                raise InputError(f'{path} does not say where it lies; a GeoTIFF with coordinate system and transform is wanted')
+                raise InputError(f'{path} does not say where it lies; '
+                    'a GeoTIFF with coordinate system and transform is wanted')
             blds, there = footprints_in(fp, src, scene, min_area)
             f, hide = write_scene(scene, d/split/'image'/name, pick_bands(scene, bands))
             if (lost := hide.mean()) > max_ignore: return f.unlink(), there, lost
-            return Record(split, name, f, scene.height, scene.width, seen(blds, hide), ground_resolution(scene)), there, lost
+            gsd, blds = ground_resolution(scene), seen(blds, hide)
+            return Record(split, name, f, scene.height, scene.width, blds, gsd), there, lost
     except rio.errors.RasterioError as e: raise InputError(f'{path} cannot be read as a scene: {e}') from None
 
-# %% ../nbs/00b_sources.ipynb #529a172a
+# %% ../nbs/00b_sources.ipynb #8b7384e2
 def from_geojson(
     scenes:str,        # a GeoTIFF, a folder of them, or of SPLIT/NAME.tif
     footprints:str,    # GeoJSON file of buildings; or a folder with a NAME.geojson per scene
@@ -814,10 +841,11 @@ def from_geojson(
         if not recs: raise InputError(f'no scene of {scenes} is left; a larger --max-ignore keeps more')
         for s in dict.fromkeys(r.split for r in recs): write_split(d, s, [r for r in recs if r.split == s])
     inside = said_outside(res, read)
-    if not inside: warnings.warn('no footprint lies in a scene; GeoJSON wants longitude first, and --crs for other coordinates')
+    if not inside: warnings.warn('no footprint lies in a scene; '
+        'GeoJSON wants longitude first, and --crs for other coordinates')
     return Path(out)
 
-# %% ../nbs/00b_sources.ipynb #01e0af1f
+# %% ../nbs/00b_sources.ipynb #4e7c3ce0
 def _footprints_of(footprints, fs, crs):
     "Scene file → its footprints and their CRS"
     def load(f):
@@ -829,7 +857,8 @@ def _footprints_of(footprints, fs, crs):
         return {f: one for *_,f in fs}
     has = listing(p, ('.json',)) | listing(p, ('.geojson',))
     if odd := [n for _,n,_ in fs if n not in has]:
-        raise FileNotFoundError(f'{p/odd[0]}.geojson does not exist; a GeoJSON file for every scene, or one for all, is wanted')
+        raise FileNotFoundError(f'{p/odd[0]}.geojson does not exist; '
+            'a GeoJSON file for every scene, or one for all, is wanted')
     return {f: load(has[n]) for _,n,f in fs}
 
 def said_outside(res, read):
@@ -837,5 +866,6 @@ def said_outside(res, read):
     seen = {}
     for f,_,there,_ in res: seen[id(read[f][0])] = (read[f][0], there | seen.get(id(read[f][0]), (0, False))[1])
     n, inside, odd = [sum(v) for v in zip(*[(len(t), int(t.sum()), fp.odd) for fp,t in seen.values()])]
-    print(f'{inside} of {n} footprints lie in a scene, {n-inside} in none' + (f'; {odd} features are no polygons' if odd else ''))
+    more = f'; {odd} features are no polygons' if odd else ''
+    print(f'{inside} of {n} footprints lie in a scene, {n-inside} in none{more}')
     return inside
