@@ -17,10 +17,10 @@ __all__ = ['TIFF', 'LOSSY', 'Record', 'DROPPED', 'NO_PX', 'Pair', 'load_image', 
            'load_labels', 'load_pair', 'dihedral', 'PairDataset', 'one_pass', 'Stream', 'StreamDL', 'to_float',
            'pair_dls', 'train_val']
 
-# %% ../nbs/00_data.ipynb #df5d1d27
-import hashlib, logging, re, struct, warnings
-from collections import namedtuple
-from contextlib import nullcontext
+# %% ../nbs/00_data.ipynb #842041b9
+import gc, hashlib, logging, re, shapely, struct, warnings
+from collections import Counter, namedtuple
+from contextlib import ExitStack, contextmanager, nullcontext
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, torch
@@ -312,11 +312,6 @@ def generator(
     "A generator that is a function of `key` alone"
     h = hashlib.sha256('/'.join(map(str, key)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(h[:8], 'big') >> 1)
-
-# %% ../nbs/00_data.ipynb #fb7d1224
-import gc, shapely
-from collections import Counter
-from contextlib import ExitStack, contextmanager
 
 # %% ../nbs/00_data.ipynb #f8d59d82
 Record = namedtuple('Record', 'split name path h w buildings gsd')
@@ -1012,7 +1007,7 @@ def write_tiles(
         f = save_tile(ds[k]/'image'/name, im[y:y+size, x:x+size], hide[y:y+size, x:x+size], ext)
         recs[k].append(Record(k, name, f, size, size, bs, s.gsd))
 
-# %% ../nbs/00_data.ipynb #59013825
+# %% ../nbs/00_data.ipynb #951c078f
 def _check_tiles(size, stride, ext, splits, split, block, min_visible, keep_empty):
     if size < 1 or stride < 1: raise InputError(f'size {size} and stride {stride} must be positive')
     if ext not in ('jpg', 'png'): raise InputError(f'tiles are written as jpg or png, not {ext!r}')
@@ -1023,6 +1018,15 @@ def _check_tiles(size, stride, ext, splits, split, block, min_visible, keep_empt
     if split == 'block' and not splits:
         raise InputError('blocks are dealt out to splits; --splits train:.8,val:.2 or the like is wanted too')
     if split == 'block' and block < size: raise InputError(f'a block of {block} pixels holds no tile of {size}')
+
+def _say_tiles(out, recs, n, min_visible, ext):
+    for k,rs in recs.items():
+        few = f'; {n[k, "empty"]} without buildings left out' if n[k, 'empty'] else ''
+        if min_visible and n[k, 'lost']:
+            few += f'; {n[k, "lost"]} labels dropped of buildings less than {min_visible:.0%} visible'
+        for e,why in (('png', 'with hidden pixels'), ('tif', 'with more than 8-bit RGB')):
+            if (m := sum(r.path.suffix == f'.{e}' for r in rs)) and e != ext: few += f'; {m} {why} are {e}'
+        print(f'{len(rs)} tiles, {sum(len(r.buildings) for r in rs)} buildings in {out.name}/{k}{few}')
 
 # %% ../nbs/00_data.ipynb #3edaef3b
 def tiles(
@@ -1060,16 +1064,6 @@ def tiles(
         for k in names: save_json(ds[k]/f'{k}.json', coco_dict(recs[k]))
     _say_tiles(out, recs, n, min_visible, ext)
     return out/names[0] if len(names) == 1 else out
-
-# %% ../nbs/00_data.ipynb #d54cfde1
-def _say_tiles(out, recs, n, min_visible, ext):
-    for k,rs in recs.items():
-        few = f'; {n[k, "empty"]} without buildings left out' if n[k, 'empty'] else ''
-        if min_visible and n[k, 'lost']:
-            few += f'; {n[k, "lost"]} labels dropped of buildings less than {min_visible:.0%} visible'
-        for e,why in (('png', 'with hidden pixels'), ('tif', 'with more than 8-bit RGB')):
-            if (m := sum(r.path.suffix == f'.{e}' for r in rs)) and e != ext: few += f'; {m} {why} are {e}'
-        print(f'{len(rs)} tiles, {sum(len(r.buildings) for r in rs)} buildings in {out.name}/{k}{few}')
 
 # %% ../nbs/00_data.ipynb #13e48b00
 Pair = namedtuple('Pair', 'split name image mask buildings h w gsd channels dtype', defaults=(3, 'uint8'))
