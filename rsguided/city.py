@@ -7,7 +7,7 @@ Docs: https://rsguided.github.io/rsguided/city.html.md"""
 # %% auto #0
 __all__ = ['GSD', 'city_style', 'draw_buildings', 'city_tile', 'city']
 
-# %% ../nbs/00a_city.ipynb #027b9173
+# %% ../nbs/00a_city.ipynb #fecc4df3
 import os, sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from fastcore.basics import ifnone, store_attr
 from pycocotools import mask as maskUtils
-from shapely import STRtree, area as area_of, clip_by_rect, get_coordinates, intersection, is_valid, linearrings, polygons
+from shapely import (STRtree, area as area_of, clip_by_rect, get_coordinates, intersection, is_valid, linearrings,
+    polygons)
 from shapely.geometry import Polygon
 from tqdm import tqdm
 from .core import InputError, LOVEDA, new_folder, save_json, save_mask

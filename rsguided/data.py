@@ -836,15 +836,17 @@ def hidden(
     if nodata is not None: hide |= border(x, nodata, 6 if is_lossy(path) else 0)
     return x, hide
 
-# %% ../nbs/00_data.ipynb #1539b082
+# %% ../nbs/00_data.ipynb #65e0dd3c
 def seen(
     buildings, # list of buildings
     hide,      # bool (h,w)
 ) -> list:     # of buildings
     "Buildings without their hidden parts; those wholly hidden are left out"
     if not hide.any(): return buildings
-    gone = pixel_geometry(hide)
-    res = [rings(polygon(b).difference(gone), .01) if polygon(b).intersects(gone) else b for b in buildings]
+    gone, shapes = get_parts(pixel_geometry(hide)), [polygon(b) for b in buildings]
+    tree = shapely.STRtree(gone)
+    near = [gone[tree.query(g, 'intersects')] for g in shapes]
+    res = [rings(g.difference(unary_union(n)), .01) if len(n) else b for b,g,n in zip(buildings, shapes, near)]
     return [b for b in res if b]
 
 # %% ../nbs/00_data.ipynb #79aa625e
