@@ -7,7 +7,7 @@ Docs: https://rsguided.github.io/rsguided/city.html.md"""
 # %% auto #0
 __all__ = ['GSD', 'city_style', 'draw_buildings', 'city_tile', 'city']
 
-# %% ../nbs/00a_city.ipynb #027b9173
+# %% ../nbs/00a_city.ipynb #fecc4df3
 import os, sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from fastcore.basics import ifnone, store_attr
 from pycocotools import mask as maskUtils
-from shapely import STRtree, area as area_of, clip_by_rect, get_coordinates, intersection, is_valid, linearrings, polygons
+from shapely import (STRtree, area as area_of, clip_by_rect, get_coordinates, intersection, is_valid, linearrings,
+    polygons)
 from shapely.geometry import Polygon
 from tqdm import tqdm
 from .core import InputError, LOVEDA, new_folder, save_json, save_mask
@@ -533,9 +534,9 @@ def _crowns(p, t, nz):
     tint = p.st.tree + p.rng.normal(0, 1, (len(t), 1))*[12, 9, 6] + p.rng.normal(0, 3, (len(t), 3))
     return j, np.minimum(2.1*r*GSD, 7)*(.5+.5*z) + 1 + .35*leaf, tint.astype(np.float32)[i].T*lit
 
-# %% ../nbs/00a_city.ipynb #808d6a6b
+# %% ../nbs/00a_city.ipynb #87b3433e
 def _shadow(h, st, pad=_PAD):
-    "1 where a pixel lies in shadow, 0 elsewhere, without the pad of the heights (s,s) in m: all of them move along the rays"
+    "1 where a pixel lies in shadow, without the pad of the heights (s,s) in m: all of them move along the rays"
     cm, fall, n = np.round(h*100).astype(np.int16), st.fall*GSD*100, len(h)-2*pad
     over,far = np.full((n, n), -30000, np.int16), min(cm.max()/fall, n+pad-1)
     for k in [*np.arange(1, min(far, 16)), *np.arange(17, far, 2)]:

@@ -6,7 +6,7 @@ Docs: https://rsguided.github.io/rsguided/core.html.md"""
 
 # %% auto #0
 __all__ = ['IMAGE_EXTS', 'LEFTOVER', 'IGNORE', 'LOVEDA', 'InputError', 'write_atomic', 'save_json', 'write_jsonl', 'read_json',
-           'read_jsonl', 'may_write', 'new_folder', 'folder_lock', 'fingerprint', 'is_done', 'set_done',
+           'read_jsonl', 'apart', 'may_write', 'new_folder', 'folder_lock', 'fingerprint', 'is_done', 'set_done',
            'resumed_folder', 'Classes', 'colour', 'save_mask']
 
 # %% ../nbs/00_core.ipynb #965d1eab
@@ -40,7 +40,7 @@ def write_atomic(
 def save_json(path, obj, indent=None): return write_atomic(path, json.dumps(obj, indent=indent) + '\n')
 def write_jsonl(path, rows): return write_atomic(path, ''.join(json.dumps(r) + '\n' for r in rows))
 
-# %% ../nbs/00_core.ipynb #1db83148
+# %% ../nbs/00_core.ipynb #372cd2f9
 def read_json(
     path, # a JSON file
     kind='JSON', # what the error calls it
@@ -48,8 +48,8 @@ def read_json(
     "The object in a JSON file, or an `InputError` that says what is wrong with it"
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path} is not there; a {kind} file is wanted')
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    try: return json.loads(path.read_text(encoding='utf-8-sig'))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise InputError(f'{path} is no {kind} file: {e}') from None
 
 def read_jsonl(
@@ -63,12 +63,25 @@ def read_jsonl(
         except json.JSONDecodeError: break
     return rows
 
-# %% ../nbs/00_core.ipynb #f499b576
+# %% ../nbs/00_core.ipynb #cb9179ba
+def apart(
+    out,     # folder to write
+    *inputs, # what is read
+):
+    "`InputError` if writing `out` would replace what is read"
+    for p in inputs:
+        if Path(p).resolve().is_relative_to(Path(out).resolve()):
+            raise InputError(f'{out} holds {p}, which is read; a folder of its own is wanted')
+
 def may_write(path, overwrite): # raises, and makes the parent folder
-    if path.is_file(): raise InputError(f'{path} is a file; a folder to make is wanted')
-    if path.exists() and any(path.iterdir()) and not overwrite:
-        raise InputError(f'{path} exists already; choose another folder or pass --overwrite')
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.is_file(): raise InputError(f'{path} is a file; a folder to make is wanted')
+        if path.exists() and any(path.iterdir()) and not overwrite:
+            raise InputError(f'{path} exists already; choose another folder or pass --overwrite')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK): raise PermissionError(0, 'nothing may be written there')
+    except OSError as e:
+        raise InputError(f'{path} cannot be made: {e.strerror}; a folder of yours is wanted') from None
 
 @contextmanager
 def new_folder(
@@ -86,7 +99,7 @@ def new_folder(
         os.replace(tmp, path)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #acda06d4
+# %% ../nbs/00_core.ipynb #55fd025c
 IMAGE_EXTS = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
 LEFTOVER = re.compile(r'\..+\.\d+(\.\w+)?')   # how things are called while they are written: .NAME.PID.…
 
@@ -101,12 +114,14 @@ def folder_lock(
     lock = FileLock(folder/'.lock')
     try: lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f'{folder} is in use by another rsguided process; wait for it or choose another folder') from None
-    for f in [f for f in folder.rglob('.*') if LEFTOVER.fullmatch(f.name)]:   # of a killed process: nobody else writes here
-        shutil.rmtree(f) if f.is_dir() else f.unlink()
+        raise InputError(f'{folder} is in use by another rsguided process; '
+            'wait for it or choose another folder') from None
+    left = [f for f in folder.rglob('.*') if LEFTOVER.fullmatch(f.name)]   # by a killed process
+    for f in left: shutil.rmtree(f) if f.is_dir() else f.unlink()
     try: yield folder
     finally:
-        if made and folder.exists() and {f.name for f in folder.iterdir()} <= {'.lock'}: shutil.rmtree(folder)   # nothing came of it
+        bare = made and folder.exists() and {f.name for f in folder.iterdir()} <= {'.lock'}
+        if bare: shutil.rmtree(folder)      # nothing came of it
         lock.release()
 
 def fingerprint(
@@ -122,7 +137,10 @@ def fingerprint(
             if f.suffix in ('.json', '.jsonl'): h.update(f.read_bytes())
     return h.hexdigest()[:16]
 
-def is_done(folder, args): return Path(folder, 'DONE.json').exists() and read_json(Path(folder, 'DONE.json'))['args'] == args
+def is_done(folder, args):
+    note = Path(folder, 'DONE.json')
+    return note.exists() and read_json(note)['args'] == args
+
 def set_done(folder, args, **info): return save_json(Path(folder, 'DONE.json'), dict(args=args, **info), indent=1)
 
 # %% ../nbs/00_core.ipynb #264cb20e
@@ -150,7 +168,7 @@ def resumed_folder(
         os.replace(tmp, path)
         note.unlink()
 
-# %% ../nbs/00_core.ipynb #9c3789a8
+# %% ../nbs/00_core.ipynb #07423310
 IGNORE = 255
 
 class Classes:
@@ -162,20 +180,30 @@ class Classes:
     ):
         store_attr('names,building')
         self.palette = np.array(palette, np.uint8).reshape(-1, 3)
+        if self.n > IGNORE: raise InputError(f'{self.n} classes; '
+            f'{IGNORE} at most are wanted, as {IGNORE} means ignore')
         if len(self.names) != len(self.palette):
-            raise InputError(f'{len(self.names)} class names but {len(self.palette)} colours; one colour per name is wanted')
+            raise InputError(f'{len(self.names)} class names but {len(self.palette)} colours; '
+                'one colour per name is wanted')
     @property
     def n(self): return len(self.names)
     def __eq__(self, o): return isinstance(o, Classes) and self.to_dict() == o.to_dict()
     def __repr__(self): return 'Classes: ' + ', '.join(f'{i} {nm}' for i,nm in enumerate(self.names))
-    def to_dict(self): return dict(names=list(self.names), palette=self.palette.tolist(), building=self.building, ignore=IGNORE)
+    def to_dict(self):
+        return dict(names=list(self.names), palette=self.palette.tolist(), building=self.building, ignore=IGNORE)
     @classmethod
-    def from_dict(cls, d): return cls(d['names'], d['palette'], d.get('building', 1))
+    def from_dict(cls, d):
+        try:
+            c = cls(d['names'], d['palette'], d.get('building', 1))
+            if c.names[c.building]: return c
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as e: why = e
+        raise InputError(f'{str(d)[:80]} is no list of classes ({why}); '
+            '`names`, a colour for each in `palette` and the id of `building` are wanted in classes.json')
 
 LOVEDA = Classes(['background', 'building', 'road', 'water', 'barren', 'forest', 'agriculture'],
     [(255,255,255), (255,0,0), (255,255,0), (0,0,255), (159,129,183), (0,255,0), (255,195,128)])
 
-# %% ../nbs/00_core.ipynb #c9234172
+# %% ../nbs/00_core.ipynb #253492ce
 def colour(
     mask,           # uint8 (h,w) class ids
     classes=LOVEDA, # `Classes`
@@ -193,4 +221,4 @@ def save_mask(
     "Write a mask as palette PNG"
     im = Image.fromarray(np.asarray(mask, np.uint8))
     im.putpalette(colour(np.arange(256, dtype=np.uint8), classes).ravel().tolist())
-    return write_atomic(path, lambda p: im.save(p, format='PNG', compress_level=3))   # 6 takes 3 times as long, for little
+    return write_atomic(path, lambda p: im.save(p, format='PNG', compress_level=3))   # 6 takes 3 times as long

@@ -9,17 +9,17 @@ __all__ = ['TIFF', 'LOSSY', 'Record', 'DROPPED', 'NO_PX', 'Pair', 'load_image', 
            'read_npy', 'read_bands', 'as_pixels', 'read_pixels', 'resize_pixels', 'load_codes', 'pack', 'show_mask',
            'show_pairs', 'pick_device', 'pick_precision', 'autocast', 'generator', 'polygon', 'area', 'areas',
            'nearest', 'bridge', 'rings', 'turn', 'with_holes', 'run_lengths', 'rle_mask', 'pixel_geometry', 'trace',
-           'geometry', 'seg_rings', 'Records', 'warn_report', 'choose_categories', 'coco_images', 'coco_annotations',
-           'plain', 'mend', 'coco_buildings', 'no_gc', 'read_coco', 'read_split', 'read_data', 'check_images',
-           'coco_dict', 'draw_instances', 'Clipper', 'clip', 'starts', 'blocks', 'windows', 'draw_share',
-           'parse_splits', 'deal', 'read_scenes', 'cut_scene', 'write_tiles', 'tiles', 'mask_path', 'with_buildings',
-           'write_pair', 'manifest_row', 'finish_store', 'PairStore', 'load_labels', 'load_pair', 'train_val',
-           'dihedral', 'StreamDL']
+           'geometry', 'seg_rings', 'Records', 'warn_report', 'choose_categories', 'coco_images', 'check_gsd',
+           'coco_annotations', 'plain', 'mend', 'coco_buildings', 'no_gc', 'read_coco', 'read_split', 'read_data',
+           'check_images', 'coco_dict', 'draw_instances', 'is_lossy', 'border', 'hidden', 'seen', 'Clipper', 'clip',
+           'starts', 'blocks', 'windows', 'draw_share', 'parse_splits', 'deal', 'read_scenes', 'cut_scene', 'save_tile',
+           'write_tiles', 'tiles', 'mask_path', 'with_buildings', 'write_pair', 'manifest_row', 'finish_store',
+           'PairStore', 'load_labels', 'load_pair', 'train_val', 'dihedral', 'StreamDL']
 
-# %% ../nbs/00_data.ipynb #ee781e98
-import hashlib, logging, re, struct, warnings
-from collections import namedtuple
-from contextlib import nullcontext
+# %% ../nbs/00_data.ipynb #4fe1e4d3
+import gc, hashlib, logging, re, shapely, struct, warnings
+from collections import Counter, namedtuple
+from contextlib import ExitStack, contextmanager, nullcontext
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, torch
@@ -28,16 +28,16 @@ from matplotlib.patches import Patch
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 from fastcore.basics import store_attr, ifnone, listify
-from fastai.data.core import DataLoaders
+
 from fastai.data.load import DataLoader
-from tifffile import TiffFile
+from tifffile import TiffFile, imwrite
 from pycocotools import mask as maskUtils
 from shapely.geometry import Polygon, MultiPolygon, box
 from shapely import get_parts, make_valid
 from shapely.ops import unary_union
 from .core import *
 
-# %% ../nbs/00_data.ipynb #1b272dc1
+# %% ../nbs/00_data.ipynb #f557dfeb
 TIFF, LOSSY = ('.tif', '.tiff'), ('JPEG', 'MPO', 'JPEG2000', 'WEBP')
 
 def _open(path, kind):
@@ -47,24 +47,32 @@ def _open(path, kind):
             im.info['deep'] = any(';16' in str(t[3]) for t in im.tile)   # 16 bits per channel in the file
             im.info['pages'] = im.n_frames if im.format == 'TIFF' else 1
             im.load()
-            return im
+            if im.format == 'TIFF' or im.getexif().get(274, 1) in (0, 1): return im
+            raise InputError(f'{path} is to be shown turned (EXIF orientation {im.getexif()[274]}), '
+                'which not all programs do; one whose pixels are turned is wanted')
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} does not exist; {kind} is wanted there') from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as e:
-        raise InputError(f'{path} cannot be read as {kind}: {str(e).split(" (")[0]}') from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+        why = 'its format is unknown' if isinstance(e, UnidentifiedImageError) else str(e).split(' (')[0]
+        raise InputError(f'{path} cannot be read as {kind}: {why}') from None
 
 def load_image(
     path, # 8-bit image file
 ) -> np.ndarray: # uint8 (h,w,3) RGB
     "Read an image; `InputError` if it is damaged or not 8-bit"
+    if Path(path).suffix.lower() in ('.npy', *TIFF):     # which Pillow cannot read, or not all of
+        x = read_pixels(path, 3)[0]
+        if x.dtype == np.uint8: return x
+        raise InputError(f'{path} has pixels of {x.dtype}; 8-bit images are wanted')
     im = _open(path, 'an image')
     if im.mode[0] in 'IF' or im.info['deep']:
-        raise InputError(f'{path} has pixels of {"16 bit, mode" if im.info["deep"] else "mode"} {im.mode}; 8-bit images are wanted')
+        raise InputError(f'{path} has pixels of {"16 bit, mode" if im.info["deep"] else "mode"} {im.mode}; '
+            '8-bit images are wanted')
     return np.asarray(im.convert('RGB'))
 
 def save_image(path, image, **kw): return write_atomic(path, lambda p: Image.fromarray(image).save(p, **kw))
 
-# %% ../nbs/00_data.ipynb #f9e673df
+# %% ../nbs/00_data.ipynb #700d9b66
 def check_lossless(im, path):
     "`InputError` if a Pillow image comes from a lossy file"
     if im.format in LOSSY or im.info.get('compression') == 'jpeg':
@@ -83,10 +91,11 @@ def load_mask(
     m = np.asarray(im).astype(np.uint8)
     bad = np.setdiff1d(np.unique(m), [*range(classes.n), IGNORE])
     if len(bad):
-        raise InputError(f'{path} has class id {bad[0]}; ids 0 to {classes.n-1} or {IGNORE} (ignore) are wanted')
+        raise InputError(f'{path} has class id {bad[0]}; '
+            f'ids 0 to {classes.n-1} or {IGNORE} (ignore) are wanted')
     return m
 
-# %% ../nbs/00_data.ipynb #bb4c7c67
+# %% ../nbs/00_data.ipynb #3328429b
 def read_npy(
     path, # a `.npy` of (h,w) or (h,w,c)
 ) -> np.ndarray:
@@ -95,9 +104,11 @@ def read_npy(
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} does not exist; an array is wanted there') from None
     except (ValueError, OSError, EOFError):
-        raise InputError(f'{path} cannot be read as an array; it is damaged or holds Python objects') from None
+        raise InputError(f'{path} cannot be read as an array; '
+            'it is damaged or holds Python objects') from None
     if getattr(a, 'ndim', 0) not in (2, 3) or 0 in a.shape or (a.ndim == 3 and a.shape[2] > 64):
-        raise InputError(f'{path} holds {getattr(a, "shape", "no array")}; an array of (h,w) or (h,w,c) is wanted')
+        raise InputError(f'{path} holds {getattr(a, "shape", "no array")}; '
+            'an array of (h,w) or (h,w,c) is wanted')
     if a.dtype.kind not in 'buif': raise InputError(f'{path} holds {a.dtype} values; numbers are wanted')
     return a
 
@@ -152,7 +163,7 @@ def _gdal(path):
     except rasterio.errors.RasterioError:
         raise InputError(f'{path} cannot be read as an image; it is damaged') from None
 
-# %% ../nbs/00_data.ipynb #7879fc5a
+# %% ../nbs/00_data.ipynb #bb39462c
 def read_bands(
     path, # image file or `.npy`
 ) -> tuple: # (h,w,n) pixels as they lie in the file, whether the last channel is alpha, nodata value or None
@@ -165,7 +176,8 @@ def read_bands(
 
 def as_pixels(a):
     "uint8 and uint16 as they are, booleans as uint8, all else as float32"
-    return a.astype(np.uint8 if a.dtype == bool else a.dtype.newbyteorder('=') if a.dtype in (np.uint8, np.uint16) else np.float32)
+    if a.dtype in (np.uint8, np.uint16): return a.astype(a.dtype.newbyteorder('='))
+    return a.astype(np.uint8 if a.dtype == bool else np.float32)
 
 # %% ../nbs/00_data.ipynb #e96a9250
 def read_pixels(
@@ -198,12 +210,12 @@ def resize_pixels(
     y = np.stack([np.asarray(f.resize((w, h), Image.BICUBIC)) for f in fs], -1)
     return y if x.dtype == np.float32 else y.round().clip(0, np.iinfo(x.dtype).max).astype(x.dtype)
 
-# %% ../nbs/00_data.ipynb #8a5060a4
+# %% ../nbs/00_data.ipynb #528f780e
 def load_codes(
     path,           # grey, palette or RGB image, or `.npy`
     colours=False,  # read a palette image by its colours, not its numbers
     lossy=False,    # read JPEG too
-) -> tuple:         # int32 (h,w), whether these are packed colours
+) -> tuple:         # int64 (h,w), whether these are packed colours
     "The codes of a mask, before they are class ids"
     if Path(path).suffix.lower() == '.npy': a = read_npy(path)
     else:
@@ -214,9 +226,10 @@ def load_codes(
             a, alpha, _ = _plain(im) if im else _tiff(path) if Path(path).suffix.lower() in TIFF else _gdal(path)
             a = a[...,:-1] if alpha else a
     if a.dtype.kind == 'f' and (a != np.floor(a)).any():
-        raise InputError(f'{path} holds values between the whole numbers; class or building numbers are wanted')
+        raise InputError(f'{path} holds values between the whole numbers; '
+            'class or building numbers are wanted')
     if a.ndim == 3 and (a.shape[2] == 1 or (not colours and (a == a[...,:1]).all())): a = a[...,0]
-    if a.ndim == 2 and not colours: return a.astype(np.int32), False
+    if a.ndim == 2 and not colours: return a.astype(np.int64), False
     if a.ndim == 2: a = np.stack([a]*3, -1)
     if a.shape[2] != 3:
         raise InputError(f'{path} has {a.shape[2]} channels; a mask has one, or three of a colour')
@@ -298,11 +311,6 @@ def generator(
     "A generator that is a function of `key` alone"
     h = hashlib.sha256('/'.join(map(str, key)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(h[:8], 'big') >> 1)
-
-# %% ../nbs/00_data.ipynb #fb7d1224
-import gc, shapely
-from collections import Counter
-from contextlib import ExitStack, contextmanager
 
 # %% ../nbs/00_data.ipynb #f8d59d82
 Record = namedtuple('Record', 'split name path h w buildings gsd')
@@ -507,17 +515,18 @@ def warn_report(
     said += [f'{k}: {v}' for k,v in report.items() if k not in DROPPED and v]
     if said: warnings.warn(f'{Path(path).absolute().parent.name}/{Path(path).name}: ' + '; '.join(said))
 
-# %% ../nbs/00_data.ipynb #562e0a1a
+# %% ../nbs/00_data.ipynb #d846502b
 def choose_categories(
     d,               # COCO dictionary
     categories=None, # names or ids, a list or separated by commas; None: see above
     path='',         # of the file, for errors
 ) -> tuple:          # set of category ids, None for all; a sentence if there was a choice
     "The categories of a COCO file that are buildings"
-    cats = [c for c in d.get('categories') or [] if isinstance(c, dict) and 'id' in c]
+    ok = lambda c: isinstance(c, dict) and isinstance(c.get('id'), (int, float, str))
+    cats = [c for c in d.get('categories') or [] if ok(c)]
     names = {c['id']: str(c.get('name', c['id'])) for c in cats}
     if isinstance(categories, str): categories = categories.split(',')
-    want = [str(c).strip().lower() for c in listify(categories)]
+    want = [str(c).strip().lower() for c in listify(categories) if str(c).strip()]
     ids = {**{a.get('category_id'): '' for a in d['annotations']}, **names}
     named = lambda w: [i for i,n in names.items() if n.lower() == w] or [i for i in ids if str(i) == w]
     if odd := [w for w in want if not named(w)]:
@@ -530,7 +539,7 @@ def choose_categories(
     taken = ', '.join(names.get(i, str(i)) for i in sorted(ids, key=str)) if ids else 'all'
     return ids or None, f'buildings are {taken} of the categories {", ".join(names.values())}'
 
-# %% ../nbs/00_data.ipynb #29b34e12
+# %% ../nbs/00_data.ipynb #cf1696e7
 def coco_images(
     d,    # COCO dictionary
     path, # of the file, for errors
@@ -546,19 +555,24 @@ def coco_images(
         f = _find(im['file_name'], dirs, path)
         h,w = im.get('height'), im.get('width')
         if h is None or w is None: w,h = _size(f)
-        if not all(isinstance(v, (int, float)) and v >= 1 for v in (h, w)):
+        if not all(isinstance(v, (int, float)) and 1 <= v < 1e7 for v in (h, w)):
             raise InputError(f'{path} says that {f.name} is {w}x{h} pixels; two positive numbers are wanted')
         res[im['id']] = im, f, int(h), int(w)
     return res
 
-# %% ../nbs/00_data.ipynb #09527f71
+# %% ../nbs/00_data.ipynb #bee5a9bc
 def _natural(s): return [(0, int(p), '') if p.isdigit() else (1, 0, p) for p in re.split(r'(\d+)', s)]
 
 def _find(file_name, dirs, path):
+    file_name = file_name[:255].replace('\\', '/')     # as Windows writes it
     for d in dirs:
         for f in (Path(d)/file_name, Path(d)/'image'/file_name, Path(d)/'image'/Path(file_name).name):
             if f.is_file(): return f
     raise InputError(f'{path} names the image {file_name}, which is not in {Path(dirs[0])}')
+
+def check_gsd(gsd, where='--gsd'): # metres per pixel
+    if not gsd or (isinstance(gsd, (int, float)) and 0 < gsd < float('inf')): return gsd
+    raise InputError(f'{where} says that a pixel is {gsd!r} m wide; a positive number is wanted')
 
 def _unique(recs, path):
     seen = set()
@@ -659,7 +673,7 @@ def _building(ann, path):
     except (ValueError, TypeError) as e:
         raise InputError(f'{path} has annotation {ann.get("id")} that is no shape: {e}') from None
 
-# %% ../nbs/00_data.ipynb #946ffbc1
+# %% ../nbs/00_data.ipynb #66ddf610
 @contextmanager
 def no_gc():
     "Let the garbage collector wait until the block has ended"
@@ -686,12 +700,13 @@ def read_coco(
     info = d.get('info')
     gsd = info.get('gsd') if isinstance(info, dict) else None
     split = split or path.stem
-    recs = [Record(split, f.stem, f, h, w, blds[k], im.get('gsd', gsd)) for k,(im,f,h,w) in ims.items()]
+    recs = [Record(split, f.stem, f, h, w, blds[k], check_gsd(im.get('gsd', gsd), path))
+        for k,(im,f,h,w) in ims.items()]
     recs = _unique(sorted(recs, key=lambda r: _natural(r.name)), path)
     warn_report(path, report, len(d['annotations']), note)
     return Records(recs, +report)
 
-# %% ../nbs/00_data.ipynb #8759ba32
+# %% ../nbs/00_data.ipynb #0559bb77
 def read_split(
     data,  # data set folder
     split, # name of a folder in it
@@ -702,13 +717,21 @@ def read_split(
     if not (d/'image').is_dir():
         raise FileNotFoundError(f'{d/"image"} does not exist; a folder of images is wanted there')
     js = d/f'{split}.json'
-    if js.exists(): return read_coco(js, split, categories=categories)
+    if js.exists(): return _listed(read_coco(js, split, categories=categories), d)
+    if odd := sorted(d.glob('*.json')):
+        warnings.warn(f'{odd[0]} is not read, {js.name} is not there: {split} counts as unlabelled')
     fs = [f for f in (d/'image').iterdir() if f.suffix.lower() in IMAGE_EXTS and f.name[0] != '.']
     fs.sort(key=lambda f: _natural(f.stem))
     sizes = [_size(f) for f in fs]
     return _unique([Record(split, f.stem, f, h, w, None, None) for f,(w,h) in zip(fs, sizes)], d)
 
-# %% ../nbs/00_data.ipynb #f229fd6b
+def _listed(recs, d): # as they are, with a warning if the folder holds more images
+    n = sum(f.suffix.lower() in IMAGE_EXTS and f.name[0] != '.' for f in (d/'image').iterdir()) - len(recs)
+    if n > 0: warnings.warn(f'{d/"image"} holds {n} images that {d.name}.json does not list; '
+        'they are left out')
+    return recs
+
+# %% ../nbs/00_data.ipynb #81b6201d
 def read_data(
     data, # data set folder in BEGC layout
     categories=None, # which are buildings, see `choose_categories`
@@ -716,9 +739,11 @@ def read_data(
     "All records of a data set; `FileNotFoundError` or `InputError` if it is not one"
     data = Path(data)
     if not data.is_dir():
-        raise FileNotFoundError(f'{data} does not exist; a data set folder (SPLIT/image, SPLIT/SPLIT.json) is wanted')
+        raise FileNotFoundError(f'{data} does not exist; '
+            'a data set folder (SPLIT/image, SPLIT/SPLIT.json) is wanted')
     splits = sorted((p.parent.name for p in data.glob('*/image') if p.is_dir()), key=lambda s: (s != 'train', s))
-    if not splits: raise InputError(f'{data} holds no SPLIT/image folder; a data set in BEGC layout is wanted')
+    if not splits: raise InputError(f'{data} holds no SPLIT/image folder; '
+        'a data set in BEGC layout is wanted')
     parts = [read_split(data, s, categories) for s in splits]
     if not any(parts): raise InputError(f'{data} holds no images; at least one is wanted')
     return Records(sum(parts, []), sum((getattr(p, 'report', Counter()) for p in parts), Counter()))
@@ -726,16 +751,16 @@ def read_data(
 def _size(f):
     try:
         with Image.open(f) as im: return im.size
-    except (UnidentifiedImageError, OSError) as e:
-        raise InputError(f'{f} cannot be read as an image: {str(e).split(" (")[0]}') from None
+    except (UnidentifiedImageError, OSError): return read_pixels(f)[0].shape[1::-1]
 
-# %% ../nbs/00_data.ipynb #ffe8c091
+# %% ../nbs/00_data.ipynb #a10fc1f5
 def check_images(
     recs, # `Record`s
+    read=load_image, # file → (h,w,c)
 ):
     "Decode every image once: `InputError` for the first that is damaged or of another size than its COCO file says"
     with ThreadPoolExecutor() as ex:
-        for r,sh in zip(recs, ex.map(lambda r: load_image(r.path).shape[:2], recs)):
+        for r,sh in zip(recs, ex.map(lambda r: read(r.path).shape[:2], recs)):
             if sh != (r.h, r.w):
                 raise InputError(f'{r.path} is {sh[1]}x{sh[0]} pixels, its COCO file says {r.w}x{r.h}')
 
@@ -776,6 +801,52 @@ def draw_instances(
         at = v.ravel().cumsum()[1::2] - np.repeat(np.arange(len(n))*h*w, n) - lit.cumsum()
         inst[np.repeat(at, lit) + np.arange(lit.sum())] = np.repeat(ids, lit)
     return np.ascontiguousarray(inst.reshape(w, h).T)
+
+# %% ../nbs/00_data.ipynb #ed18e88f
+def is_lossy(path):
+    "Whether a file is JPEG or the like, by its content"
+    if Path(path).suffix.lower() == '.npy': return False
+    try:
+        with Image.open(path) as im: return im.format in LOSSY or im.info.get('compression') == 'jpeg'
+    except OSError: return False
+
+def border(
+    x,           # (h,w,c)
+    value,       # of nodata, in every channel
+    tolerance=0, # how far from it still counts
+    least=16,    # regions of so many pixels or fewer stay
+) -> np.ndarray: # bool (h,w)
+    "Regions of one value that touch the edge"
+    lab, _ = ndimage.label((abs(x.astype(np.float32) - value) <= tolerance).all(-1))
+    big = np.bincount(lab.ravel()) > least
+    edge = np.unique(np.concatenate([lab[0], lab[-1], lab[:,0], lab[:,-1]]))
+    big[np.setdiff1d(np.arange(len(big)), edge)] = False
+    big[0] = False
+    return big[lab]
+
+def hidden(
+    path,          # image file
+    nodata=None,   # value of borders that mean nothing
+    channels=None, # see `read_pixels`
+) -> tuple:        # (h,w,c); bool (h,w), True where nothing is known
+    "The pixels of an image, and where they mean nothing"
+    x, known = read_pixels(path, channels)
+    hide = np.zeros(x.shape[:2], bool) if known is None else ~known
+    if nodata is not None: hide |= border(x, nodata, 6 if is_lossy(path) else 0)
+    return x, hide
+
+# %% ../nbs/00_data.ipynb #65e0dd3c
+def seen(
+    buildings, # list of buildings
+    hide,      # bool (h,w)
+) -> list:     # of buildings
+    "Buildings without their hidden parts; those wholly hidden are left out"
+    if not hide.any(): return buildings
+    gone, shapes = get_parts(pixel_geometry(hide)), [polygon(b) for b in buildings]
+    tree = shapely.STRtree(gone)
+    near = [gone[tree.query(g, 'intersects')] for g in shapes]
+    res = [rings(g.difference(unary_union(n)), .01) if len(n) else b for b,g,n in zip(buildings, shapes, near)]
+    return [b for b in res if b]
 
 # %% ../nbs/00_data.ipynb #79aa625e
 class Clipper:
@@ -826,7 +897,7 @@ def windows(block, size, stride):
     y0,y1,x0,x1 = block
     return [(y0+y, x0+x) for y in starts(y1-y0, size, stride) for x in starts(x1-x0, size, stride)]
 
-# %% ../nbs/00_data.ipynb #58f56a50
+# %% ../nbs/00_data.ipynb #4b69e50b
 def draw_share(*key):
     "A number in [0,1) that is a function of `key` alone"
     return int.from_bytes(hashlib.sha256('/'.join(map(str, key)).encode()).digest()[:8], 'big')/2**64
@@ -835,12 +906,13 @@ def parse_splits(
     splits, # 'train:.8,val:.2' or a dict
 ) -> dict:  # split → share, sum 1
     "Names and shares of splits; `InputError` if they make no sense"
-    pairs = splits.items() if isinstance(splits, dict) else [s.split(':') for s in splits.split(',')]
+    pairs = [*splits.items()] if isinstance(splits, dict) else [s.split(':') for s in splits.split(',')]
     try: res = {k.strip(): float(v) for k,v in pairs}
     except ValueError: res = {}
-    total = sum(res.values())
-    if not res or not all(k and k[0] != '.' and '/' not in k and 0 < v < float('inf') for k,v in res.items()):
-        raise InputError(f'splits is {splits!r}; names with positive shares are wanted, as in train:.8,val:.2')
+    total, ok = sum(res.values()), lambda k,v: k and k[0] != '.' and '/' not in k and 0 < v < float('inf')
+    if not res or len(res) < len(pairs) or not all(ok(*kv) for kv in res.items()):
+        raise InputError(f'splits is {splits!r}; '
+            'names with positive shares are wanted, as in train:.8,val:.2')
     return {k: v/total for k,v in res.items()}
 
 def deal(
@@ -857,11 +929,12 @@ def deal(
     order = sorted(keys, key=lambda k: draw_share(seed, k))
     return dict(zip(order, [s for s in splits for _ in range(n[s])]))
 
-# %% ../nbs/00_data.ipynb #7722b93e
+# %% ../nbs/00_data.ipynb #5e25309d
 def read_scenes(
     coco_json, # COCO file, or several: a list, or separated by commas
     size,      # side of a tile, pixels: no scene may be smaller
     categories=None, # which are buildings
+    channels=None, # see `read_pixels`
 ) -> list:     # of `Record`, names unique
     "Scenes of one or more COCO files; `InputError` if one is damaged or too small"
     many = isinstance(coco_json, str) and not Path(coco_json).exists()
@@ -872,7 +945,7 @@ def read_scenes(
     for s in recs:
         if min(s.h, s.w) < size:
             raise InputError(f'{s.path} is {s.w}x{s.h} pixels, smaller than a tile of {size}')
-    check_images(recs)
+    check_images(recs, lambda f: read_pixels(f, channels)[0])
     return recs
 
 # %% ../nbs/00_data.ipynb #a82e3840
@@ -892,51 +965,85 @@ def cut_scene(
             bs, lost = clipper(x, y, size, min_visible=min_visible)
             yield b, name, y, x, bs if bs or draw_share(seed, name) < keep_empty else None, lost
 
-# %% ../nbs/00_data.ipynb #7b129a4e
+# %% ../nbs/00_data.ipynb #e7ab9b52
+def save_tile(
+    stem, # path without suffix
+    x,    # (h,w,c)
+    hide, # bool (h,w)
+    ext='jpg', # of what can be seen wholly and is 8-bit RGB: 'jpg' or 'png'
+) -> Path:
+    "Write a tile in a format that holds it"
+    ok = ~hide[...,None]
+    if x.dtype == np.uint8 and x.shape[-1] == 3:
+        if ok.all(): return save_image(f'{stem}.{ext}', x, **({'quality': 95} if ext == 'jpg' else {}))
+        return save_image(f'{stem}.png', np.dstack([x, ok*np.uint8(255)]))
+    kw = dict(photometric='minisblack', compression='zlib')
+    if x.dtype == np.float32: x = np.where(ok, x, np.float32(np.nan))
+    elif not ok.all():
+        kw['extrasamples'] = ['unspecified']*(x.shape[-1]-1) + ['unassalpha']
+        x = np.dstack([x, ok*np.iinfo(x.dtype).max]).astype(x.dtype)
+    if x.shape[-1] > 1: kw['planarconfig'] = 'contig'
+    return write_atomic(f'{stem}.tif', lambda p: imwrite(p, x, **kw))
+
+# %% ../nbs/00_data.ipynb #98cfd5eb
 def write_tiles(
     s,    # `Record` of the scene
     to,   # (scene name, block) → split
     ds,   # split → folder
-    ext,  # 'jpg' or 'png'
+    ext,  # see `save_tile`
     recs, # split → list of `Record`s, filled
     n,    # Counter of (split, 'lost' or 'empty'), filled
+    nodata, channels, # see `hidden`
     *args, # see `cut_scene`
 ):
     "Write the tiles of a scene into the folders of their splits"
-    im, kw = load_image(s.path), {'quality': 95} if ext == 'jpg' else {}
-    if (known := read_pixels(s.path, 3)[1] if ext == 'png' else None) is not None: im = np.dstack([im, known*np.uint8(255)])
+    im, hide = hidden(s.path, nodata, channels)
+    if im.dtype == np.uint8 and im.shape[-1] == 1: im = np.repeat(im, 3, -1)
+    s = s._replace(buildings=seen(s.buildings, hide))
     for b,name,y,x,bs,lost in cut_scene(s, [p[1:] for p in to if p[0] == s.name], *args):
         k, size = to[s.name, *b], args[0]
         n[k, 'lost'] += lost
         n[k, 'empty'] += bs is None
         if bs is None: continue
-        f = save_image(ds[k]/'image'/f'{name}.{ext}', im[y:y+size, x:x+size], **kw)
+        f = save_tile(ds[k]/'image'/name, im[y:y+size, x:x+size], hide[y:y+size, x:x+size], ext)
         recs[k].append(Record(k, name, f, size, size, bs, s.gsd))
 
-# %% ../nbs/00_data.ipynb #0f89498d
+# %% ../nbs/00_data.ipynb #951c078f
 def _check_tiles(size, stride, ext, splits, split, block, min_visible, keep_empty):
     if size < 1 or stride < 1: raise InputError(f'size {size} and stride {stride} must be positive')
     if ext not in ('jpg', 'png'): raise InputError(f'tiles are written as jpg or png, not {ext!r}')
     if not (0 <= min_visible <= 1 and 0 <= keep_empty <= 1):
-        raise InputError(f'min-visible {min_visible} and keep-empty {keep_empty} are shares; numbers from 0 to 1 are wanted')
+        raise InputError(f'min-visible {min_visible} and keep-empty {keep_empty} are shares; '
+            'numbers from 0 to 1 are wanted')
     if split not in ('scene', 'block'): raise InputError(f'split is {split!r}; scene or block is wanted')
     if split == 'block' and not splits:
         raise InputError('blocks are dealt out to splits; --splits train:.8,val:.2 or the like is wanted too')
     if split == 'block' and block < size: raise InputError(f'a block of {block} pixels holds no tile of {size}')
 
-# %% ../nbs/00_data.ipynb #35fe0788
+def _say_tiles(out, recs, n, min_visible, ext):
+    for k,rs in recs.items():
+        few = f'; {n[k, "empty"]} without buildings left out' if n[k, 'empty'] else ''
+        if min_visible and n[k, 'lost']:
+            few += f'; {n[k, "lost"]} labels dropped of buildings less than {min_visible:.0%} visible'
+        for e,why in (('png', 'with hidden pixels'), ('tif', 'with more than 8-bit RGB')):
+            if (m := sum(r.path.suffix == f'.{e}' for r in rs)) and e != ext: few += f'; {m} {why} are {e}'
+        print(f'{len(rs)} tiles, {sum(len(r.buildings) for r in rs)} buildings in {out.name}/{k}{few}')
+
+# %% ../nbs/00_data.ipynb #3edaef3b
 def tiles(
     coco_json:str,  # COCO file of the scenes, or several separated by commas; images lie beside them
     out:str,        # data set folder; without `splits` a split is called what the file is called
     size:int=256,   # side of a tile, pixels
     stride:int=0,   # pixels from tile to tile; 0 means `size`, no overlap
-    ext:str='jpg',  # 'jpg' (quality 95) or 'png'
+    ext:str='jpg',  # 'jpg' (quality 95) or 'png'; hidden pixels make it png, 4 channels or 16 bits tif
     min_visible:float=0., # share of a building that a tile must show to label it
     keep_empty:float=1., # share of the tiles without buildings that is kept
     splits:str='',  # deal out to splits: names and shares, as in train:.8,val:.2
     split:str='scene', # what is dealt out: 'scene' or 'block'
     block:int=0,    # side of a block, pixels; 0 means 4 tiles
     categories:str=None, # which are buildings, names or ids separated by commas
+    nodata:float=None, # regions of this value at the scene's edge are unknown
+    channels:int=None, # channels wanted: 4 takes alpha as a channel, 3 never does; default: as the files say
     seed:int=0,     # of splits and of the empty tiles
     overwrite:bool=False, # replace the splits if they are there
 ) -> Path:          # of the split, or of the data set if there are several
@@ -944,26 +1051,20 @@ def tiles(
     stride, block, out = stride or size, block or 4*size, Path(out)
     _check_tiles(size, stride, ext, splits, split, block, min_visible, keep_empty)
     shares = parse_splits(splits) if splits else {}
-    scenes = read_scenes(coco_json, size, categories)
+    scenes = read_scenes(coco_json, size, categories, channels)
     parts = [(s.name, *b) for s in scenes for b in blocks(s.h, s.w, block if split == 'block' else None)]
     own = {s.name: s.split for s in scenes}
     to = deal(parts, shares, seed) if shares else {p: own[p[0]] for p in parts}
     names = list(shares) or list(dict.fromkeys(own.values()))
+    for k in names: apart(out/k, *[s.path for s in scenes])
     with ExitStack() as stack:
         ds = {k: stack.enter_context(new_folder(out/k, overwrite)) for k in names}
         recs, n = {k: [] for k in names}, Counter()
-        for s in scenes: write_tiles(s, to, ds, ext, recs, n, size, stride, min_visible, keep_empty, seed)
+        how = nodata, channels, size, stride, min_visible, keep_empty, seed
+        for s in scenes: write_tiles(s, to, ds, ext, recs, n, *how)
         for k in names: save_json(ds[k]/f'{k}.json', coco_dict(recs[k]))
-    _say_tiles(out, recs, n, min_visible)
+    _say_tiles(out, recs, n, min_visible, ext)
     return out/names[0] if len(names) == 1 else out
-
-# %% ../nbs/00_data.ipynb #0a9c7e41
-def _say_tiles(out, recs, n, min_visible):
-    for k,rs in recs.items():
-        few = f'; {n[k, "empty"]} without buildings left out' if n[k, 'empty'] else ''
-        if min_visible and n[k, 'lost']:
-            few += f'; {n[k, "lost"]} labels dropped of buildings less than {min_visible:.0%} visible'
-        print(f'{len(rs)} tiles, {sum(len(r.buildings) for r in rs)} buildings in {out.name}/{k}{few}')
 
 # %% ../nbs/00_data.ipynb #52d74ac2
 Pair = namedtuple('Pair', 'split name image mask buildings h w gsd channels dtype domain range',

@@ -567,7 +567,7 @@ class Training:
 
 _recipe = ('batch_size', 'accumulate', 'lr', 'warmup', 'ema', 'prediction_type', 'schedule', 'min_snr', 'channels', 'ablate', 'null', 'symmetries')
 
-# %% ../nbs/03_ddim_train.ipynb #d642abd4
+# %% ../nbs/03_ddim_train.ipynb #f120a197
 @patch
 def prepare(self:Training):
     "Network, loaders, learner"
@@ -583,7 +583,7 @@ def prepare(self:Training):
     self.learn = diffusion_learner(dls, self.net, self.sched, a['seed'], how['ema'], how['min_snr'], steps=self.length[0], minutes=self.length[1],
         **{k: how[k] for k in ('accumulate', 'lr', 'warmup', 'clip')})
     self.facts = dict(gsd=stored_gsd(self.tr, self.size), data=fingerprint(self.store.root/'manifest.jsonl', self.store.root/'instances'),
-        licences=self.store.licences, n_train=len(self.tr), processes=self.ranks.world, processor=processor(self.device), settings=self.settings.to_dict())
+        licences=self.store.licences, n_train=len(self.tr), processes=self.ranks.world, processor=processor(self.device), settings=self.settings.to_dict(), range=self.tr[0].range)
 
 def stored_gsd(pairs, size):
     "Metres per pixel once tiles are resized to `size`; None if it is not known"

@@ -29,7 +29,7 @@ def cache_dir() -> Path:
     d = os.environ.get('RSGUIDED_CACHE')
     return Path(d).expanduser() if d else xdg_cache_home()/'rsguided'
 
-# %% ../nbs/00c_download.ipynb #29b75d55
+# %% ../nbs/00c_download.ipynb #f6901c18
 class Broken(InputError):
     "A transfer or an archive that is not whole; fetching it again may mend it"
 
@@ -40,7 +40,8 @@ def ask(
     timeout=30, # seconds of silence, for connecting and for every read
 ) -> requests.Response: # with its body still to read
     "Ask for a file from byte `have` on; `Broken` or `InputError` if no file is to be had"
-    head = {'Accept-Encoding': 'identity', 'Range': f'bytes={have}-' if have else None, 'If-Range': tag if have else None}
+    head = {'Accept-Encoding': 'identity', 'Range': f'bytes={have}-' if have else None,
+        'If-Range': tag if have else None}
     try: r = requests.get(url, headers=head, stream=True, timeout=timeout)
     except (requests.ConnectionError, requests.Timeout) as e:
         raise Broken(f'{url} cannot be reached ({type(e).__name__}); a connection to it is wanted') from None
@@ -52,11 +53,12 @@ def ask(
     return r
 
 def not_a_file(url):
-    return InputError(f'{url} is a web page, not the file; open it in a browser and pass on the file that it offers')
+    return InputError(f'{url} is a web page, not the file; '
+        'open it in a browser and pass on the file that it offers')
 
 def is_page(start): return bool(re.match(rb'(\xef\xbb\xbf)?\s*<(!doctype html|html|head)', start[:200], re.I))
 
-# %% ../nbs/00c_download.ipynb #23d06582
+# %% ../nbs/00c_download.ipynb #abc543f4
 def extent(
     r, # answer of `ask`
 ) -> tuple: # first byte that it holds, length of the whole file (None where the server does not say)
@@ -70,7 +72,8 @@ def check_space(folder, n):
     "`InputError` if there are not `n` bytes free where `folder` is, or will be"
     d = next(p for p in [Path(folder).absolute(), *Path(folder).absolute().parents] if p.exists())
     free = shutil.disk_usage(d).free
-    if n > free: raise InputError(f'{folder} is on a disk with {free//10**6} MB free; {n//10**6} MB are wanted')
+    if n > free: raise InputError(f'{folder} is on a disk with {free//10**6} MB free; '
+        f'{n//10**6} MB are wanted')
 
 def file_tag(headers):
     "What tells a file from its later versions, of what may stand in If-Range"
@@ -155,7 +158,7 @@ def fetch(
     if fault and not resumed: raise InputError(f'{url} {fault} are wanted; nothing of it is kept')
     return fetch(url, path, size, sha256, tries, wait, timeout) if fault else path
 
-# %% ../nbs/00c_download.ipynb #f4614a21
+# %% ../nbs/00c_download.ipynb #3ce30615
 def member_fault(
     m, # `zipfile.ZipInfo`
 ):     # str, None if it is a plain file or folder
@@ -176,7 +179,8 @@ def check_zip(
     with z:
         for m in z.infolist():
             if fault := member_fault(m):
-                raise InputError(f'{path} has a member {m.filename!r} that {fault}; an archive of plain files is wanted')
+                raise InputError(f'{path} has a member {m.filename!r} that {fault}; '
+                    'an archive of plain files is wanted')
         n = sum(m.file_size for m in z.infolist())
         if n > limit: raise InputError(f'{path} unpacks to {n:.1e} bytes; at most {limit:.1e} are wanted')
         try: bad = z.testzip()
@@ -233,7 +237,7 @@ def weights_licences(
     notes = chain([Path(f'{path}.json')], (p/'weights.json' for p in [path, *path.parents]))
     return next((d['licences'] for d in map(_record, notes) if d), [])
 
-# %% ../nbs/00c_download.ipynb #1550f85f
+# %% ../nbs/00c_download.ipynb #8c25c73e
 def bring(
     source,      # http(s) address or local file
     path,        # file to make
@@ -242,7 +246,8 @@ def bring(
     "Fetch or copy a file; `InputError` if it is a web page or no whole archive"
     if re.match('https?://', source, re.I): fetch(source, path, sha256=sha256)
     elif not Path(source).expanduser().is_file():
-        raise FileNotFoundError(f'{source} is not there; a local file or a web address of {path.name} is wanted')
+        raise FileNotFoundError(f'{source} is not there; '
+            f'a local file or a web address of {path.name} is wanted')
     else: write_atomic(path, lambda p: shutil.copyfile(Path(source).expanduser(), p))
     try:
         with open(path, 'rb') as f: start = f.read(200)
@@ -309,7 +314,7 @@ def colab_secrets():
         except Exception: return None   # not there, or not for this notebook
     return {k: v for k in ('KAGGLE_API_TOKEN', 'KAGGLE_USERNAME', 'KAGGLE_KEY') if (v := get(k))}
 
-# %% ../nbs/00c_download.ipynb #1b8db899
+# %% ../nbs/00c_download.ipynb #abf4fc11
 def find_credentials():
     "Every place with Kaggle credentials, the preferred one first"
     for where,env in (('the environment', os.environ), ("Colab's secrets", colab_secrets())):
@@ -331,8 +336,9 @@ def kaggle_credentials() -> Credentials:
         try: token = getpass(f'Kaggle token, made at {TOKENS} (what you type is not shown): ').strip()
         except EOFError: pass
     if token: return Credentials('what was typed', dict(KAGGLE_API_TOKEN=token))
-    raise InputError('no Kaggle credentials are in the environment (KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY), '
-        f'in ./kaggle.json or in {Path.home()/".kaggle"}; make a token at {TOKENS} and save it as ~/.kaggle/access_token')
+    raise InputError('no Kaggle credentials are in the environment (KAGGLE_API_TOKEN, or KAGGLE_USERNAME and '
+        f'KAGGLE_KEY), in ./kaggle.json or in {Path.home()/".kaggle"}; '
+        f'make a token at {TOKENS} and save it as ~/.kaggle/access_token')
 
 # %% ../nbs/00c_download.ipynb #6f7107a4
 BEGC = 'building-extraction-generalization-2024'
@@ -382,7 +388,7 @@ def _last_json(f, default):
     try: return json.loads(f.read_text().splitlines()[-1])
     except (ValueError, IndexError): return default
 
-# %% ../nbs/00c_download.ipynb #5c512824
+# %% ../nbs/00c_download.ipynb #4a9532f8
 def kaggle_fault(
     status, # HTTP status or None
     kind,   # of the error in the client
@@ -391,8 +397,8 @@ def kaggle_fault(
 ) -> InputError:
     "What the user can do about it"
     if status == 403:
-        return InputError(f'Kaggle answers 403 to the credentials from {where}; log in with that account, accept the rules '
-            f'of the competition at {KAGGLE}/rules, and run this again')
+        return InputError(f'Kaggle answers 403 to the credentials from {where}; log in with that account, '
+            f'accept the rules of the competition at {KAGGLE}/rules, and run this again')
     if status == 401 or kind == 'SystemExit':
         return InputError(f'Kaggle does not take the credentials from {where}; make new ones at {TOKENS}')
     if 'Connection' in kind: text = 'a connection to Kaggle is wanted'   # not all that it says
@@ -419,10 +425,11 @@ def kaggle_zip(
             finally: shutil.rmtree(work, ignore_errors=True)
     raise Broken(f'Kaggle sent no whole archive in {tries} attempts; run this again later')
 
-# %% ../nbs/00c_download.ipynb #5dc9c607
+# %% ../nbs/00c_download.ipynb #666b5876
 def count_images(data):
     "Images per split of a data set folder"
-    return {d.parent.name: sum(f.suffix.lower() in IMAGE_EXTS for f in d.iterdir()) for d in sorted(Path(data).glob('*/image'))}
+    n = lambda d: sum(f.suffix.lower() in IMAGE_EXTS for f in d.iterdir())
+    return {d.parent.name: n(d) for d in sorted(Path(data).glob('*/image'))}
 
 def to_begc(
     src, # folder with the unpacked archive
@@ -439,7 +446,8 @@ def to_begc(
             if f.exists(): os.replace(f, new/f.name)
     for f in Path(src).rglob('sample_submission.csv'): os.replace(f, Path(out)/f.name)
     n, there = count_images(out), sorted(f.name for f in Path(src).iterdir())
-    if not sum(n.values()): raise InputError(f'the archive holds {there[:5]}; SPLIT/image with images is wanted')
+    if not sum(n.values()): raise InputError(f'the archive holds {there[:5]}; '
+        'SPLIT/image with images is wanted')
     return n
 
 # %% ../nbs/00c_download.ipynb #e6f4967f
@@ -463,7 +471,7 @@ def whole_zip(
         except Broken as e: print(f'{e}; it is fetched again')
         except FileNotFoundError: pass
 
-# %% ../nbs/00c_download.ipynb #1904c061
+# %% ../nbs/00c_download.ipynb #fee52636
 def download(
     out:str,              # folder to make, in BEGC layout
     archive:str=None,     # the competition's zip, if it was downloaded by other means
@@ -473,10 +481,12 @@ def download(
     out, args = Path(out), dict(competition=BEGC)
     if not overwrite and is_done(out, args):
         if (n := count_images(out)) == read_json(out/'DONE.json')['images']: return print(f'{out}: done already') or out
-        raise InputError(f'{out} holds {n} images, not those it was made with; pass --overwrite to make it anew')
+        raise InputError(f'{out} holds {n} images, not those it was made with; '
+            'pass --overwrite to make it anew')
     left, kept = traces(out), cache_dir()/BEGC/f'{BEGC}.zip'
     if out.is_file() or out.exists() and any(out.iterdir()) and not (overwrite or left):
-        raise InputError(f'{out} exists already, with other content; choose another folder or pass --overwrite')
+        raise InputError(f'{out} exists already, with other content; '
+            'choose another folder or pass --overwrite')
     if archive: check_zip(archive)
     z = archive or whole_zip([*left, kept]) or kaggle_zip(kaggle_credentials())
     with new_folder(out, overwrite or bool(left)) as d, tempfile.TemporaryDirectory(dir=d) as tmp:

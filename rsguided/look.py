@@ -59,7 +59,7 @@ def class_shares(
         return n/n.sum() if n.sum() else np.full(classes.n, np.nan)
     with ThreadPoolExecutor() as ex: return np.array(list(ex.map(one, items))).reshape(-1, classes.n)
 
-# %% ../nbs/00d_look.ipynb #bd3ee317
+# %% ../nbs/00d_look.ipynb #b97cc12a
 class Summary:
     "Tables that print as text and show as HTML"
     def __init__(self,
@@ -71,7 +71,8 @@ class Summary:
         for head,rows in self.tables:
             cells = [[_cell(v) for v in r] for r in [head, *rows]]
             ws = [max(map(len, c)) for c in zip(*cells)]
-            res += ['  '.join(v.ljust(w) if i == 0 else v.rjust(w) for i,(v,w) in enumerate(zip(r, ws))) for r in cells] + ['']
+            line = lambda r: '  '.join([r[0].ljust(ws[0]), *(v.rjust(w) for v,w in zip(r[1:], ws[1:]))])
+            res += [*map(line, cells), '']
         return '\n'.join([*res, *self.notes]).rstrip()
     def _repr_html_(self):
         tr = lambda tag,r: '<tr>' + ''.join(f'<{tag}>{escape(_cell(v))}</{tag}>' for v in r) + '</tr>'

@@ -9,7 +9,7 @@ __all__ = ['fuse', 'canny_roads', 'choose_land_cover', 'read_layers', 'check_lay
            'hidden_pixels', 'without_hidden', 'stored_buildings', 'store_pair', 'common_gsd', 'train_for',
            'pseudolabel', 'check_arguments', 'check_prediction', 'store_all', 'open_network', 'weights_sum', 'report']
 
-# %% ../nbs/01_pseudolabel.ipynb #70cb47f3
+# %% ../nbs/01_pseudolabel.ipynb #3d7c0be6
 import json, math
 from itertools import groupby
 from pathlib import Path
@@ -17,15 +17,14 @@ import numpy as np
 from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
-from .core import IGNORE, LOVEDA, InputError, fingerprint, read_jsonl, resumed_folder, write_jsonl
-from .data import (check_images, draw_instances, finish_store, load_image, load_mask, manifest_row, pick_device,
-    pick_precision, read_data, with_buildings, write_pair)
+from .core import IGNORE, LOVEDA, InputError, apart, fingerprint, read_jsonl, resumed_folder, write_jsonl
+from .data import (check_gsd, check_images, draw_instances, finish_store, hidden, load_codes, load_image,
+    load_mask, manifest_row, pick_device, pick_precision, read_data, seen, with_buildings, write_pair)
 from .download import weights_licences
-from rsguided.landcover import (Segmenter, choose_precision, folder_classes, for_prediction, read_pairs, train_segmenter,
-    wh)
-from .sources import hidden, seen
+from .landcover import (Segmenter, choose_precision, folder_classes, for_prediction, read_pairs,
+    train_segmenter, wh)
 
-# %% ../nbs/01_pseudolabel.ipynb #c063c29b
+# %% ../nbs/01_pseudolabel.ipynb #e7d1eaf7
 def fuse(
     prob,           # float32 (classes,h,w) probabilities
     inst,           # int (h,w) instance map, 0 no building; None if the image is unlabelled
@@ -39,7 +38,8 @@ def fuse(
     for i in able[1:]:
         more = prob[i] > best
         best[more], arg[more] = prob[i][more], i
-    if min_confidence: arg[best < min_confidence*(1 if inst is None else np.maximum(1-prob[classes.building], 1e-6))] = IGNORE
+    rest = 1 if inst is None else np.maximum(1-prob[classes.building], 1e-6)
+    if min_confidence: arg[best < min_confidence*rest] = IGNORE
     for i,m in layers: arg[m] = i
     if inst is not None: arg[inst > 0] = classes.building
     return arg
@@ -56,7 +56,7 @@ def canny_roads(
     grey = np.asarray(Image.fromarray(image).convert('L'), float)
     return canny(grey, sigma, lo, hi)
 
-# %% ../nbs/01_pseudolabel.ipynb #ab3a14d7
+# %% ../nbs/01_pseudolabel.ipynb #611b3e5c
 def choose_land_cover(
     data,      # data set folder
     recs,      # its `Record`s
@@ -67,15 +67,17 @@ def choose_land_cover(
     if isinstance(segmenter, nn.Module): return 'network', f'predicted by {segmenter}'
     if segmenter not in ('auto', 'truth', 'none'):
         if Path(segmenter).exists(): return 'network', f'predicted by the network in {Path(segmenter).name}'
-        raise FileNotFoundError(f'{segmenter} is no saved segmenter; its folder, a .pth, auto, truth or none is wanted')
+        raise FileNotFoundError(f'{segmenter} is no saved segmenter; '
+            'its folder, a .pth, auto, truth or none is wanted')
     need = [r for r in recs if r.buildings is not None] or recs
     gaps = [r for r in need if not _truth(data, r).exists()]
     if segmenter == 'truth' and gaps:
         raise FileNotFoundError(f'{_truth(data, gaps[0])} does not exist; true land cover is wanted there')
     if segmenter == 'truth' or (segmenter == 'auto' and not gaps): return 'truth', 'the true one beside the images'
     n = len(need) - len(gaps)
-    some = f'; true masks lie beside only {n} of {len(need)} images and are not used' if n and segmenter == 'auto' else ''
-    if segmenter == 'auto' and landcover: return 'network', f'predicted by a network trained on {Path(landcover).name}{some}'
+    auto = segmenter == 'auto'
+    some = f'; true masks lie beside only {n} of {len(need)} images and are not used' if n and auto else ''
+    if auto and landcover: return 'network', f'predicted by a network trained on {Path(landcover).name}{some}'
     return 'none', f'none, the masks know buildings alone{some}'
 
 def _truth(data, r): return Path(data)/r.split/'landcover'/f'{r.name}.png'
@@ -85,7 +87,7 @@ def _beside(data, r, kind, read): # a mask that belongs to an image, of its size
     if m.shape == (r.h, r.w): return m
     raise InputError(f'{f} is {wh(m)} pixels, its image {r.w}x{r.h}; equal sizes are wanted')
 
-# %% ../nbs/01_pseudolabel.ipynb #21989e36
+# %% ../nbs/01_pseudolabel.ipynb #920f550e
 def read_layers(
     data,    # data set folder
     rec,     # `Record`
@@ -94,15 +96,17 @@ def read_layers(
 ) -> list:   # of (class id, bool (h,w))
     "What is known beside the buildings"
     there = [n for n in names if (Path(data)/rec.split/n/f'{rec.name}.png').exists()]
-    return [(classes.names.index(n), _beside(data, rec, n, lambda f: np.asarray(Image.open(f).convert('L'))) > 0) for n in there]
+    return [(classes.names.index(n), _beside(data, rec, n, lambda f: load_codes(f)[0]) != 0) for n in there]
 
 def check_layers(data, names, classes, canny=False):
     "`InputError` for a layer that is no class or has no folder"
     if canny and 'road' not in classes.names:
         raise InputError(f'pseudo-roads want a class road; {", ".join(classes.names)} are there')
     for n in names:
-        if n not in classes.names: raise InputError(f'layer {n!r} is no class; {", ".join(classes.names)} are')
-        if not list(Path(data).glob(f'*/{n}')): raise InputError(f'{data} has no SPLIT/{n}; masks of the layer are wanted there')
+        if n not in classes.names: raise InputError(f'layer {n!r} is no class; '
+            f'{", ".join(classes.names)} are')
+        if not list(Path(data).glob(f'*/{n}')): raise InputError(f'{data} has no SPLIT/{n}; '
+            'masks of the layer are wanted there')
 
 # %% ../nbs/01_pseudolabel.ipynb #5224ff3c
 def chunks(
@@ -118,7 +122,7 @@ def chunks(
         res, n = [*res, r], n + r.h*r.w
     if res: yield res
 
-# %% ../nbs/01_pseudolabel.ipynb #719fae71
+# %% ../nbs/01_pseudolabel.ipynb #85a2704f
 def land_covers(
     data,      # data set folder
     recs,      # `Record`s
@@ -140,7 +144,8 @@ def land_covers(
             if same: print(f'Precision: {precision}. On the first {len(rs)} images the class of fp32 is given by '
                 + ', '.join(f'{p} on {s:.1%} of the pixels' for p,s in same.items()))
         for k,r in enumerate(rs):
-            none, top = None if r.buildings is None else np.zeros((r.h, r.w), np.int32), read_layers(data, r, layers, classes)
+            none = None if r.buildings is None else np.zeros((r.h, r.w), np.int32)
+            top = read_layers(data, r, layers, classes)
             if canny: top = [(classes.names.index('road'), canny_roads(ims[k])), *top]
             if kind == 'network': m = fuse(probs[k], none, classes, (), min_confidence)
             elif kind == 'truth' and _truth(data, r).exists():
@@ -152,13 +157,13 @@ def land_covers(
 
 def background(classes): return classes.names.index('background') if 'background' in classes.names else 0
 
-# %% ../nbs/01_pseudolabel.ipynb #dca71bdb
-def hidden_pixels(rec): # bool (h,w): where the image has alpha 0
-    if rec.path.suffix.lower() in ('.jpg', '.jpeg', '.bmp'): return np.zeros((rec.h, rec.w), bool)
-    return hidden(rec.path, channels=3)[1]
+# %% ../nbs/01_pseudolabel.ipynb #2acd376d
+def hidden_pixels(rec, nodata=None): # bool (h,w): where the image has alpha 0 or a border of `nodata`
+    if nodata is None and rec.path.suffix.lower() in ('.jpg', '.jpeg', '.bmp'): return np.zeros((rec.h, rec.w), bool)
+    return hidden(rec.path, nodata, channels=3)[1]
 
-def without_hidden(rec): # a record without the buildings that lie there
-    return rec if rec.buildings is None else rec._replace(buildings=seen(rec.buildings, hidden_pixels(rec)))
+def without_hidden(rec, nodata=None): # a record without the buildings that lie there
+    return rec if rec.buildings is None else rec._replace(buildings=seen(rec.buildings, hidden_pixels(rec, nodata)))
 
 def stored_buildings(rec, H, W): # in pixels of the stored image
     if rec.buildings is not None: return [[np.asarray(r)*(W/rec.w, H/rec.h) for r in b] for b in rec.buildings]
@@ -170,7 +175,8 @@ def store_pair(
     classes,    # `Classes`
     size=None,  # stored side, pixels; None: as it is
     max_background=1., # share of background over which the image is left out
-    max_ignore=1.,     # share of pixels without meaning (alpha 0) over which it is left out
+    max_ignore=1.,     # share of hidden pixels over which it is left out
+    nodata=None,       # see `hidden`
     **extra,    # columns of the manifest
 ) -> dict:      # manifest row
     "Draw the buildings, write image and mask if they pass the filters, and say so in the manifest row"
@@ -180,11 +186,12 @@ def store_pair(
         return manifest_row(rec, m, None, classes, False, 'neither land cover nor buildings', **extra)
     blds, m = stored_buildings(rec, H, W), np.array(Image.fromarray(land).resize((W, H), Image.NEAREST))
     if blds is not None: m = with_buildings(m, draw_instances(blds, H, W), classes.building)
-    hide, dropped = np.asarray(Image.fromarray(hidden_pixels(rec)).resize((W, H), Image.NEAREST)), ''
+    hide, dropped = np.asarray(Image.fromarray(hidden_pixels(rec, nodata)).resize((W, H), Image.NEAREST)), ''
     m[hide] = IGNORE
     rec = rec._replace(gsd=rec.gsd and rec.gsd/math.sqrt(W/rec.w*H/rec.h))
     if hide.mean() > max_ignore: dropped = f'over {max_ignore} of the pixels are unknown'
-    elif (m == background(classes)).sum() > max_background*max(1, (m != IGNORE).sum()): dropped = f'background over {max_background}'
+    elif (m == background(classes)).sum() > max_background*max(1, (m != IGNORE).sum()):
+        dropped = f'background over {max_background}'
     if dropped: return manifest_row(rec, m, blds, classes, False, dropped, **extra)
     im = None
     if (H,W) != (rec.h, rec.w): im = np.asarray(Image.fromarray(load_image(rec.path)).resize((W, H), Image.BICUBIC))
@@ -214,14 +221,15 @@ def train_for(
     state.unlink()
     return seg
 
-# %% ../nbs/01_pseudolabel.ipynb #389394f7
+# %% ../nbs/01_pseudolabel.ipynb #1d940ede
 def pseudolabel(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     pairs:str,            # pair store to make
     segmenter:str='auto', # truth, none, a saved segmenter, the published .pth, or auto: the best there is
     landcover:str=None,   # folder of image/ and mask/ to train a network on
     max_background:float=0.55, # images with a larger share of background are left out
-    max_ignore:float=.5,  # images with a larger share of transparent pixels are left out
+    max_ignore:float=.5,  # images with a larger share of hidden pixels (alpha 0, nodata) are left out
+    nodata:float=None,    # regions of this value at the image's edge are hidden
     size:int=None,        # stored side, pixels; as it is by default
     net_size:int=None,    # longer side that the network sees; by default what it was trained for
     window:int=512,       # larger images are cut in overlapping windows of this side, in the network's pixels
@@ -243,45 +251,53 @@ def pseudolabel(
 ) -> Path:                # of the pair store
     "Images and building polygons to a pair store with land-cover masks"
     args = {k: str(v) for k,v in locals().items() if k not in ('pairs', 'overwrite', 'workers')}
+    apart(pairs, *filter(None, (data, landcover)))
     check_arguments(dict(max_background=max_background, min_confidence=min_confidence, max_ignore=max_ignore),
         size=size, net_size=net_size, window=window, landcover_steps=landcover_steps, batch_size=batch_size)
     dev, recs = pick_device(device), read_data(data, categories)
     if precision != 'mixed': pick_precision(precision, dev)
     check_images(recs)
-    recs = [without_hidden(r)._replace(gsd=r.gsd or gsd) for r in recs]
+    recs = [without_hidden(r, nodata)._replace(gsd=r.gsd or gsd) for r in recs]
     kind, line = choose_land_cover(data, recs, segmenter, landcover)
     training = kind == 'network' and segmenter == 'auto'
     seg, found = open_network(segmenter) if kind == 'network' and not training else (None, [])
     classes = seg.classes if seg else folder_classes(landcover if training else data)
     names, flags = ([s.strip() for s in o.split(',') if s.strip()] for o in (layers, licences))
+    check_gsd(gsd)
     zooms = check_prediction(tta, scales)
     flags = list(dict.fromkeys(flags + weights_licences(data) + found))
     check_layers(data, names, classes, canny)
-    if kind == 'truth': [_beside(data, r, 'landcover', lambda f: load_mask(f, classes)) for r in recs if _truth(data, r).exists()]
+    for r in recs: read_layers(data, r, names, classes)     # or the last one would be found damaged after hours
+    for r in recs:
+        if kind == 'truth' and _truth(data, r).exists(): _beside(data, r, 'landcover', lambda f: load_mask(f, classes))
     lcs = read_pairs(landcover, classes, common_gsd(recs)) if training else None
     args |= dict(data=fingerprint(data), landcover=fingerprint(landcover), flags=flags, network=weights_sum(seg))
     with resumed_folder(pairs, args, overwrite) as d:
         print(f'Land cover: {line}')
-        if training: seg = train_for(recs, lcs, d/'segmenter', net_size, classes, steps=landcover_steps, seed=seed, device=dev,
-            precision=None if precision == 'mixed' else precision, licences=flags, workers=workers, progress=True)
+        if training: seg = train_for(recs, lcs, d/'segmenter', net_size, classes, steps=landcover_steps, seed=seed,
+            device=dev, precision=None if precision == 'mixed' else precision, licences=flags, workers=workers,
+            progress=True)
         seg = seg and for_prediction(seg)
         before = [r['precision'] for r in read_jsonl(d/'manifest.jsonl')]
-        lands = lambda rs: land_covers(data, rs, kind, classes, seg, names, canny, min_confidence, before[0] if before else precision,
-            net_size=net_size, window=window, tta=tta, scales=zooms, bs=batch_size, device=dev)
+        lands = lambda rs: land_covers(data, rs, kind, classes, seg, names, canny, min_confidence,
+            before[0] if before else precision, net_size=net_size, window=window, tta=tta, scales=zooms,
+            bs=batch_size, device=dev)
         extra = lambda: dict(landcover=kind, licences=flags, precision=seg.precision if seg else None)
-        rows = store_all(d, recs, lands, extra, classes, size, max_background, max_ignore)
+        rows = store_all(d, recs, lands, extra, classes, size, max_background, max_ignore, nodata)
         report(rows, data)
-        blds = {(r.split, r.name): stored_buildings(r, *((size, size) if size else (r.h, r.w))) for r in recs if r.buildings is not None}
+        side = lambda r: (size, size) if size else (r.h, r.w)
+        blds = {(r.split, r.name): stored_buildings(r, *side(r)) for r in recs if r.buildings is not None}
         finish_store(d, rows, blds, classes)
     return Path(pairs)
 
-# %% ../nbs/01_pseudolabel.ipynb #80ca9710
+# %% ../nbs/01_pseudolabel.ipynb #35520d54
 def check_arguments(shares, **positive):
     "`InputError` for what cannot be"
     for k,v in shares.items():
         if not 0 <= v <= 1: raise InputError(f'{k.replace("_", "-")} is {v}; a share from 0 to 1 is wanted')
     for k,v in positive.items():
-        if v is not None and v < 1: raise InputError(f'{k.replace("_", "-")} is {v}; a positive number is wanted')
+        if v is not None and v < 1: raise InputError(f'{k.replace("_", "-")} is {v}; '
+            'a positive number is wanted')
 
 def check_prediction(tta, scales): # the scales as numbers
     if tta not in (1, 2, 4, 8): raise InputError(f'tta is {tta}; 1, 2, 4 or 8 symmetries are wanted')

@@ -142,3 +142,30 @@ def test_unknown_command_and_argument(capsys):
     assert 'paint' in capsys.readouterr().err
     with pytest.raises(SystemExit) as e: main(['sample', '--nonsense'])
     assert e.value.code == 2
+
+def test_images_that_are_not_listed(capsys, data, tmp_path):
+    shutil.copyfile(data/'train'/'image'/'3.jpg', data/'train'/'image'/'new.JPG')
+    assert main(['pseudolabel', str(data), str(tmp_path/'out'), '--max-background', '1']) == 0
+    assert 'holds 1 images that train.json does not list' in capsys.readouterr().err
+
+def test_json_of_another_name(capsys, data):
+    (data/'train'/'train.json').rename(data/'train'/'_annotations.coco.json')
+    assert main(['summary', str(data)]) == 0
+    assert 'train counts as unlabelled' in capsys.readouterr().err
+
+@pytest.mark.parametrize('text', ['{"names": ["a"]}', '[1]', '{"names": ["a"], "palette": [[0, 0, 999]]}', '{"names": ["a"], "palette": [[0, 0, 9]], "building": 7}'])
+def test_classes(capsys, data, tmp_path, text):
+    (data/'classes.json').write_text(text)
+    refused(capsys, tmp_path/'out', 'pseudolabel', data, tmp_path/'out', words=['classes.json'])
+
+def test_damaged_layer(capsys, data, tmp_path):
+    (data/'val'/'road').mkdir()
+    (data/'val'/'road'/'1.png').write_bytes(b'x')
+    refused(capsys, tmp_path/'out', 'pseudolabel', data, tmp_path/'out', '--layers', 'road', words=['1.png', 'a mask'])
+
+def test_place_that_cannot_be(capsys, data, tmp_path):
+    (tmp_path/'file').write_text('')
+    for c in (['pseudolabel', '--max-background', '1', data], ['tiles', '--size', 32, data/'train'/'train.json'],
+            ['pairs', data/'train'/'image', data/'train'/'landcover']):
+        assert main([*map(str, c), str(tmp_path/'file'/'below')]) == 2
+        assert 'cannot be made' in capsys.readouterr().err
