@@ -7,10 +7,10 @@ Docs: https://rsguided.github.io/rsguided/ddim_train.html.md"""
 # %% auto #0
 __all__ = ['SCHEDULES', 'PREDICTS', 'RECIPES', 'noise_schedule', 'add_noise', 'target', 'loss_weights', 'weighted_mse', 'draws',
            'NoiseCB', 'lr_factor', 'StepCB', 'EMACB', 'LossCB', 'fused_adamw', 'diffusion_learner', 'no_memory',
-           'halve_batch', 'fit_all', 'plot_losses', 'train_state', 'load_state', 'write_state', 'last_state',
-           'CheckpointCB', 'picture_row', 'PreviewCB', 'ProgressCB', 'TensorBoardCB', 'read_history', 'write_history',
-           'follow_recipe', 'training_length', 'clear_model', 'read_state', 'training_pairs', 'network', 'train',
-           'Training', 'stored_gsd', 'disk_full', 'Interrupted']
+           'halve_batch', 'fit_all', 'plot_losses', 'train_state', 'load_state', 'checkpoints', 'write_state',
+           'last_state', 'CheckpointCB', 'picture_row', 'PreviewCB', 'ProgressCB', 'TensorBoardCB', 'read_history',
+           'write_history', 'follow_recipe', 'training_length', 'clear_model', 'read_state', 'training_pairs',
+           'network', 'train', 'Training', 'stored_gsd', 'disk_full', 'Interrupted']
 
 # %% ../nbs/03_ddim_train.ipynb #971fc66c
 import csv, errno, math, shutil, time, warnings
@@ -298,7 +298,9 @@ def load_state(
     sc.step, sc.micro, sc.earlier, sc.scaler_state = st['step'], st['step']*sc.accumulate, st['seconds'], st['scaler']
     learn.dls.train.pos = sc.micro*learn.dls.train.bs*sc.ranks.world
 
-# %% ../nbs/03_ddim_train.ipynb #1652f7c5
+# %% ../nbs/03_ddim_train.ipynb #e07c871c
+def checkpoints(folder): return sorted(Path(folder).glob('[!.]*.pt'))   # from old to new; what begins with a dot is being written
+
 def write_state(
     folder,  # gets STEP.pt
     st,      # what `train_state` gave
@@ -306,14 +308,14 @@ def write_state(
 ):
     "A checkpoint, and away with those that are too old"
     write_atomic(Path(folder)/f'{st["step"]:08d}.pt', lambda p: torch.save(st, p))
-    for f in sorted(Path(folder).glob('*.pt'))[:-keep]: f.unlink()
+    for f in checkpoints(folder)[:-keep]: f.unlink()
 
 def last_state(
     folder, # see `write_state`
 ) -> dict:  # None if there is no checkpoint; `InputError` if there are, and none can be read
     "The newest whole checkpoint, with a warning if a newer one is torn"
-    fs = sorted(Path(folder).glob('*.pt'), reverse=True)
-    for f in fs:
+    fs = checkpoints(folder)
+    for f in reversed(fs):
         try:
             if not ZipFile(f).testzip(): return torch.load(f, weights_only=True, map_location='cpu')   # torch does not look at checksums
         except Exception: pass
@@ -432,7 +434,7 @@ def follow_recipe(
         raise InputError(f'batch size {res["batch_size"]} and accumulation {res["accumulate"]} must be at least 1')
     return res
 
-# %% ../nbs/03_ddim_train.ipynb #307d38af
+# %% ../nbs/03_ddim_train.ipynb #42920374
 def training_length(
     steps, epochs, minutes, # at most one of them; 5000 steps if none
     n,     # training images
@@ -458,7 +460,7 @@ def read_state(
     resume, overwrite, # as in `train`
 ):             # what `train_state` gave, or None to begin
     "The state to go on from; `InputError` if it may not, or cannot, be gone on with"
-    there = [*(model/'resume').glob('*.pt')]
+    there = checkpoints(model/'resume')
     if overwrite or not (there or (model/'rsguided.json').exists()): return None
     if not resume:
         raise InputError(f'{model} holds a model already; pass --resume to go on with it or --overwrite to begin anew')

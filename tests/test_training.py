@@ -18,12 +18,12 @@ def test_killed_anywhere(pairs, tmp_path, accumulate, workers, precision):
     assert main(['train', str(pairs), str(tmp_path/'whole'), *args]) == 0
     cut, rng = tmp_path/'cut', random.Random(accumulate)
     for k in range(2):
-        there = {*(cut/'resume').glob('*.pt')}
+        there = {*(cut/'resume').glob('[!.]*.pt')}
         p = start('train', pairs, cut, *args, '--resume')
         until = time.time() + 999
         def some_time_after_a_checkpoint():
             nonlocal until
-            if {*(cut/'resume').glob('*.pt')} - there: until = min(until, time.time() + rng.uniform(0, .4))
+            if {*(cut/'resume').glob('[!.]*.pt')} - there: until = min(until, time.time() + rng.uniform(0, .4))
             return time.time() > until
         kill_when(p, some_time_after_a_checkpoint)
     assert main(['train', str(pairs), str(cut), *args, '--resume']) == 0
@@ -40,7 +40,7 @@ def test_interrupted(pairs, tmp_path, sig):
     args = ['train', pairs, tmp_path/'m', *tiny, '--steps', '100000', '--save-every', '5']
     p = start(*args)
     t = time.time()
-    while not [*(tmp_path/'m'/'resume').glob('*.pt')]:
+    while not [*(tmp_path/'m'/'resume').glob('[!.]*.pt')]:
         assert p.poll() is None and time.time()-t < 120
         time.sleep(.05)
     p.send_signal(sig)
@@ -64,7 +64,7 @@ def test_full_disk(pairs, tmp_path):
 def test_torn_checkpoint(pairs, tmp_path, capfd):
     args = ['train', str(pairs), str(tmp_path/'m'), *tiny, '--save-every', '3', '--precision', 'fp32']
     assert main([*args, '--steps', '6']) == 0
-    newest = max((tmp_path/'m'/'resume').glob('*.pt'))
+    newest = max((tmp_path/'m'/'resume').glob('[!.]*.pt'))
     newest.write_bytes(newest.read_bytes()[:-5000])
     assert main([*args, '--steps', '9', '--resume']) == 0
     said = capfd.readouterr()
