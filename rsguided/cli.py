@@ -139,15 +139,17 @@ def estimate(
     disk = (model.n_params*20 + n*a.size**2*3)/1e6   # weights, their average, two moments of Adam; two copies of each PNG
     return f'estimate: {train:.1f} min of training, {n/a.batch_size*fwd*a.sample_steps/60:.1f} min for {n} images, {disk:.0f} MB of disk'
 
-# %% ../nbs/07_cli.ipynb #7ad49ffe
-def chosen(a): return {'categories': a.categories} if a.categories else {}   # absent, as in runs of before there was a choice
+# %% ../nbs/07_cli.ipynb #2987fe0d
+def chosen(a, *more): # absent if not chosen, as in runs of before there was a choice
+    return {k: v for k in ('categories', *more) if (v := getattr(a, k)) is not None}
 
 def pairs_stage(a):
     from rsguided.pseudolabel import pseudolabel
     args = dict(data=fingerprint(a.data), segmenter=str(a.segmenter), landcover=fingerprint(a.landcover),
-        max_background=a.max_background, licences=a.licences, seed=a.seed) | chosen(a)
+        max_background=a.max_background, licences=a.licences, seed=a.seed) | chosen(a, 'nodata')
     return args, {}, lambda fresh: pseudolabel(a.data, a.out/'pairs', a.segmenter, a.landcover, a.max_background, seed=a.seed,
-        device=a.device, precision=a.precision, workers=a.workers, licences=a.licences, categories=a.categories, overwrite=True), a.overwrite
+        device=a.device, precision=a.precision, workers=a.workers, licences=a.licences, categories=a.categories, nodata=a.nodata,
+        overwrite=True), a.overwrite
 
 # %% ../nbs/07_cli.ipynb #fcedc93c
 def model_stage(a):
@@ -215,7 +217,7 @@ def complete(a):
     check_images(read_data(a.data, a.categories))
     return a
 
-# %% ../nbs/07_cli.ipynb #ea3021bd
+# %% ../nbs/07_cli.ipynb #f9cc8ea1
 def run(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     out:str,              # folder of the run: pairs, model, synthetic, dataset, report.html, report.json
@@ -235,6 +237,7 @@ def run(
     save_every:int=None,  # optimiser steps between checkpoints; default: once a minute
     licences:str='',      # flags of the data, separated by commas
     categories:str=None,  # COCO categories that are buildings, names or ids separated by commas
+    nodata:float=None,    # value of image borders that show nothing
     seed:int=0,
     device:str=None,      # default: a GPU if there is one
     precision:str=None,   # fp32, bf16 or fp16; default: bf16 where the hardware has it

@@ -12,12 +12,12 @@ def weights(folder):
     from safetensors.numpy import load_file
     return load_file(folder/'unet'/'diffusion_pytorch_model.safetensors')
 
-@pytest.mark.parametrize('accumulate,workers,precision', [(1, 0, 'bf16'), (3, 2, 'fp32'), (3, 0, 'bf16')])
+@pytest.mark.parametrize('accumulate,workers,precision', [(1, 0, 'bf16'), (3, 2, 'fp32')])
 def test_killed_anywhere(pairs, tmp_path, accumulate, workers, precision):
-    args = [*tiny, '--steps', '60', '--accumulate', str(accumulate), '--workers', str(workers), '--precision', precision, '--save-every', '4']
+    args = [*tiny, '--steps', '40', '--accumulate', str(accumulate), '--workers', str(workers), '--precision', precision, '--save-every', '4']
     assert main(['train', str(pairs), str(tmp_path/'whole'), *args]) == 0
     cut, rng = tmp_path/'cut', random.Random(accumulate)
-    for k in range(2):
+    for k in range(1 + (accumulate == 1)):
         there = {*(cut/'resume').glob('[!.]*.pt')}
         p = start('train', pairs, cut, *args, '--resume')
         until = time.time() + 999
