@@ -471,7 +471,7 @@ def read_state(
         raise InputError(f'{model} was trained with {diff[0]} {st["args"].get(diff[0])}, not {args[diff[0]]}; --overwrite begins anew')
     return st
 
-# %% ../nbs/03_ddim_train.ipynb #747a6e0a
+# %% ../nbs/03_ddim_train.ipynb #0470e293
 def training_pairs(
     store,    # `PairStore`
     seed=0,   # of the split, where one has to be made
@@ -494,7 +494,7 @@ def network(
     net, _ = load_model(init)
     if (d := net.cond.to_dict()) != cond.to_dict() or net.cond.classes != cond.classes:
         raise InputError(f'{init} is conditioned on {", ".join(d["names"])}, not on {", ".join(cond.names)}')
-    net.size, net.info = size, {}
+    net.size, net.info = size, dict(licences=net.info.get('licences', []))
     return net
 
 # %% ../nbs/03_ddim_train.ipynb #c47d6293
@@ -569,7 +569,7 @@ class Training:
 
 _recipe = ('batch_size', 'accumulate', 'lr', 'warmup', 'ema', 'prediction_type', 'schedule', 'min_snr', 'channels', 'ablate', 'null', 'symmetries')
 
-# %% ../nbs/03_ddim_train.ipynb #f120a197
+# %% ../nbs/03_ddim_train.ipynb #df8ec8af
 @patch
 def prepare(self:Training):
     "Network, loaders, learner"
@@ -584,28 +584,31 @@ def prepare(self:Training):
         a['workers'], self.device, weights=weights, kinds=self.cond.kinds, domains=self.cond.domains, rank=self.ranks.rank, world=self.ranks.world)
     self.learn = diffusion_learner(dls, self.net, self.sched, a['seed'], how['ema'], how['min_snr'], steps=self.length[0], minutes=self.length[1],
         **{k: how[k] for k in ('accumulate', 'lr', 'warmup', 'clip')})
-    self.facts = dict(gsd=stored_gsd(self.tr, self.size), data=fingerprint(self.store.root/'manifest.jsonl', self.store.root/'instances'),
-        licences=self.store.licences, n_train=len(self.tr), processes=self.ranks.world, processor=processor(self.device), settings=self.settings.to_dict(), range=self.tr[0].range)
+    root, flags = self.store.root, sorted({*self.store.licences, *self.net.info.pop('licences', [])})
+    self.facts = dict(gsd=stored_gsd(self.tr, self.size), data=fingerprint(root/'manifest.jsonl', root/'instances'), licences=flags,
+        n_train=len(self.tr), range=self.tr[0].range, processes=self.ranks.world, processor=processor(self.device),
+        settings=self.settings.to_dict())
 
 def stored_gsd(pairs, size):
     "Metres per pixel once tiles are resized to `size`; None if it is not known"
     gs = [p.gsd*max(p.h, p.w)/size for p in pairs if p.gsd]
     return round(float(np.median(gs)), 4) if gs else None
 
-# %% ../nbs/03_ddim_train.ipynb #48b1f790
+# %% ../nbs/03_ddim_train.ipynb #fb2625f4
 @patch
 def save(self:Training, learn):
     "The state to resume from, the model folder with averaged weights, the losses; and the best model, if there is a score"
-    st = train_state(learn, args=self.args, settings=self.settings.to_dict(), best=self.best)
-    facts = dict(step=st['step'], seconds=round(st['seconds'], 1), **self.facts, training=self.args)
+    sc = learn.step_cb
+    facts = dict(step=sc.step, seconds=round(sc.seconds, 1), **self.facts, training=self.args)
     try:
+        if self.a['score']: self.keep_best(learn, facts)
+        st = train_state(learn, args=self.args, settings=self.settings.to_dict(), best=self.best)
         write_state(self.folder/'resume', st, self.a['keep'])
         save_model(self.folder, self.net, self.sched, st['ema'], **facts)
         write_history(self.folder, st['rows'])
-        if self.a['score']: self.keep_best(learn, facts)
     except Exception as e:
         if not disk_full(e): raise
-        raise InputError(f'{self.folder} cannot be written at step {st["step"]}, as the disk is full; the checkpoint before it is kept, '
+        raise InputError(f'{self.folder} cannot be written at step {sc.step}, as the disk is full; the checkpoint before it is kept, '
             'and --resume goes on from there') from None
 
 def disk_full(e): # is that what the exception says? torch and safetensors have words of their own for it

@@ -9,7 +9,7 @@ __all__ = ['CHANNELS', 'PRESETS', 'WEIGHTS', 'one_hot', 'boundary', 'signed_dist
            'Numbers', 'GuidedUNet', 'check_size', 'create_unet', 'forward_flops', 'create_like', 'save_unet',
            'save_model', 'load_model', 'from_published', 'to_diffusers', 'warm_start']
 
-# %% ../nbs/02_unet.ipynb #73545f3c
+# %% ../nbs/02_unet.ipynb #34970401
 import math
 import torch, torch.nn as nn, torch.nn.functional as F
 from functools import partial, partialmethod
@@ -22,6 +22,7 @@ from safetensors.torch import save_file, load_file
 from . import __version__
 from .core import Classes, IGNORE, LOVEDA, InputError, read_json, save_json, write_atomic
 from .data import autocast
+from .download import weights_licences
 
 # %% ../nbs/02_unet.ipynb #8633dd8f
 def one_hot(
@@ -255,7 +256,7 @@ def save_model(
 
 _own = ('size', 'channels', 'fold', 'preset', 'precision', 'dtype')
 
-# %% ../nbs/02_unet.ipynb #ed6cc62a
+# %% ../nbs/02_unet.ipynb #739a9db3
 def _unet(folder): # the network in a diffusers U-Net folder, with its weights
     w, config = folder/WEIGHTS.name, folder/'config.json'
     old = w.with_suffix('.bin')
@@ -282,7 +283,7 @@ def load_model(
         model = GuidedUNet(unet, Conditioning.from_dict(Classes.from_dict(d['classes']), d['conditioning']), **{k: d[k] for k in _own})
         if model.numbers: model.numbers.load_state_dict(load_file(folder/'numbers.safetensors'))
     model.precision = precision or model.precision
-    model.info = {k:v for k,v in d.items() if k not in (*_own, 'classes', 'conditioning', 'version')}
+    model.info = {k:v for k,v in d.items() if k not in (*_own, 'classes', 'conditioning', 'version')} or dict(licences=weights_licences(folder))
     sched = DDPMScheduler.from_config(read_json(folder/'scheduler'/'scheduler_config.json', 'scheduler'))
     return model.to(device).eval(), sched
 
@@ -309,7 +310,7 @@ def to_diffusers(
     return save_json(folder/'model_index.json', dict(_class_name='DDPMPipeline', unet=['diffusers', 'UNet2DModel'],
         scheduler=['diffusers', type(scheduler).__name__])).parent
 
-# %% ../nbs/02_unet.ipynb #5acc671e
+# %% ../nbs/02_unet.ipynb #ac0fc937
 def warm_start(
     folder,     # a diffusers U-Net folder (`config.json` and weights), or a pipeline folder with `unet/` in it
     cond=None,  # `Conditioning`; the default one if None
@@ -330,4 +331,6 @@ def warm_start(
     sd = old.state_dict()
     sd['conv_in.weight'] = F.pad(sd['conv_in.weight'], (0,0, 0,0, 0,cond.n))
     unet.load_state_dict(sd)
-    return GuidedUNet(unet, cond, size, precision=precision)
+    model = GuidedUNet(unet, cond, size, precision=precision)
+    model.info = dict(licences=weights_licences(folder))
+    return model
