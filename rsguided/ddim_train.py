@@ -90,7 +90,7 @@ def weighted_mse(
     "Mean squared error with a weight for every image"
     return (w*(pred-targ).square().flatten(1).mean(1)).mean()
 
-# %% ../nbs/03_ddim_train.ipynb #e9f9eab8
+# %% ../nbs/03_ddim_train.ipynb #63ec4076
 def draws(
     shape,      # (c,h,w) of an image
     T,          # timesteps
@@ -120,8 +120,9 @@ class NoiseCB(Callback):
     def before_batch(self):
         b = Batch(*self.xb, *self.yb)
         w = next(self.model.parameters())
-        if self.training and self.drops: torch.manual_seed(self.step_cb.positions(1)[0])    # dropout too is a function of the position
-        at = self.step_cb.positions(len(b.image)) if self.training else [f'valid {self.iter} {i}' for i in range(len(b.image))]
+        n = len(b.image)
+        at = self.step_cb.positions(n) if self.training else [f'valid {self.iter} {i}' for i in range(n)]
+        if self.training and self.drops: torch.manual_seed(at[0])       # dropout too is a function of the position
         eps, t, u = draws(b.image.shape[1:], len(self.abar), self.cond.classes.n, self.seed, at, b.image.device)
         x0, eps, mask, inst = b.image.to(w), eps.to(w), b.mask, b.inst
         if self.training: mask, inst = take_away(self.cond, mask, inst, u)
@@ -139,7 +140,7 @@ def lr_factor(
     "Linear warm-up, then half a cosine down to 0"
     return min(1., (step+1)/max(1, warmup)) * .5*(1 + math.cos(math.pi*min(1., done)))
 
-# %% ../nbs/03_ddim_train.ipynb #28296ea7
+# %% ../nbs/03_ddim_train.ipynb #4c54cc17
 class StepCB(Callback):
     "Optimiser steps: accumulation, clipping, learning rate, and the end of training"
     order, run_valid = 60, False
@@ -176,8 +177,8 @@ class StepCB(Callback):
         self.ranks.mean_([p.grad for p in self.model.parameters() if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         if not (self.scaler.is_enabled() or norm.isfinite()):
-            raise InputError(f'the loss became {self.loss.item():.3g} at step {self.step+1}; the checkpoint before it is kept: a smaller --lr, or '
-                'fp32, may go on from there with --resume')
+            raise InputError(f'the loss became {self.loss.item():.3g} at step {self.step+1}; the checkpoint before it is kept: '
+                'a smaller --lr, or fp32, may go on from there with --resume')
         self.scaler.step(self.opt.opt)
         self.scaler.update()
         self.step += 1
@@ -238,9 +239,9 @@ def diffusion_learner(
     learn.remove_cb(learn.recorder)     # `LossCB` keeps the losses, in any precision
     return learn
 
-# %% ../nbs/03_ddim_train.ipynb #1b852665
+# %% ../nbs/03_ddim_train.ipynb #8b6d9a2a
 def no_memory(e): # is that what the exception says?
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or (isinstance(e, RuntimeError) and "can't allocate memory" in str(e))
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
 
 def halve_batch(learn):
     "The same step in twice as many batches"
@@ -298,8 +299,9 @@ def load_state(
     sc.step, sc.micro, sc.earlier, sc.scaler_state = st['step'], st['step']*sc.accumulate, st['seconds'], st['scaler']
     learn.dls.train.pos = sc.micro*learn.dls.train.bs*sc.ranks.world
 
-# %% ../nbs/03_ddim_train.ipynb #e07c871c
-def checkpoints(folder): return sorted(Path(folder).glob('[!.]*.pt'))   # from old to new; what begins with a dot is being written
+# %% ../nbs/03_ddim_train.ipynb #67084d7c
+def checkpoints(folder): # from old to new; what begins with a dot is being written
+    return sorted(Path(folder).glob('[!.]*.pt'))
 
 def write_state(
     folder,  # gets STEP.pt
@@ -317,7 +319,8 @@ def last_state(
     fs = checkpoints(folder)
     for f in reversed(fs):
         try:
-            if not ZipFile(f).testzip(): return torch.load(f, weights_only=True, map_location='cpu')   # torch does not look at checksums
+            whole = not ZipFile(f).testzip()       # torch itself does not look at checksums
+            if whole: return torch.load(f, weights_only=True, map_location='cpu')
         except Exception: pass
         warnings.warn(f'{f} is torn or was not written by rsguided; the checkpoint before it is used')
     if fs: raise InputError(f'{folder} holds no checkpoint that can be read; --overwrite begins anew')
@@ -366,12 +369,13 @@ class PreviewCB(Callback):
         save_image(self.folder/f'{self.step_cb.step:06d}.png', pic)
         if self.log: self.log(self.step_cb.step, pic)
 
-# %% ../nbs/03_ddim_train.ipynb #b444bb9c
+# %% ../nbs/03_ddim_train.ipynb #6d2913ff
 class ProgressCB(Callback):
-    "One line for the whole training: loss, images per second, share of the matrix peak, time left; quiet where there is no terminal"
+    "One line for the whole training: loss, images per second, share of the peak, time left; only on a terminal"
     order, run_valid = 90, False
     def before_fit(self):
-        self.bar = tqdm(total=100, desc='train', disable=None, bar_format='{desc} {percentage:3.0f}% {bar} {postfix} {elapsed}<{remaining}')
+        self.bar = tqdm(total=100, desc='train', disable=None,
+            bar_format='{desc} {percentage:3.0f}% {bar} {postfix} {elapsed}<{remaining}')
         self.n, self.t = self.step_cb.step, time.time()
     def after_step(self):
         sc = self.step_cb
@@ -383,13 +387,14 @@ class ProgressCB(Callback):
         self.bar.set_postfix_str(f'step {sc.step} loss {self.loss.item():.4f} {rate:.3g} images/s {share:.0%} of peak')
     def after_fit(self): self.bar.close()
 
-# %% ../nbs/03_ddim_train.ipynb #9b5cacb6
+# %% ../nbs/03_ddim_train.ipynb #01123461
 class TensorBoardCB(Callback):
     "Losses and learning rate for TensorBoard"
     order = 75
     def __init__(self, folder):
         try: from torch.utils.tensorboard import SummaryWriter
-        except ImportError: raise InputError('tensorboard is not installed; pip install tensorboard, or leave --tensorboard away') from None
+        except ImportError:
+            raise InputError('tensorboard is not installed; pip install tensorboard, or leave --tensorboard away') from None
         self.make = partial(SummaryWriter, str(folder))
     def before_fit(self): self.writer = self.make()
     def after_epoch(self):
@@ -401,7 +406,8 @@ class TensorBoardCB(Callback):
 
 def read_history(folder):
     "Rows of a model folder's `history.csv` as dicts of numbers"
-    with open(Path(folder)/'history.csv', newline='') as f: return [{k: float(v) if v else None for k,v in r.items()} for r in csv.DictReader(f)]
+    with open(Path(folder)/'history.csv', newline='') as f:
+        return [{k: float(v) if v else None for k,v in r.items()} for r in csv.DictReader(f)]
 
 def write_history(folder, rows):
     def write(p):
@@ -411,15 +417,15 @@ def write_history(folder, rows):
             w.writerows(rows)
     write_atomic(Path(folder)/'history.csv', write)
 
-# %% ../nbs/03_ddim_train.ipynb #bace1f40
+# %% ../nbs/03_ddim_train.ipynb #6c990756
 RECIPES = dict(
-    default=dict(prediction_type='sample', schedule='cosine', min_snr=0., channels='classes,boundary', accumulate=1, warmup=50, ema=.995,
-        clip=1., symmetries=8, ablate=0., null=0.),
+    default=dict(prediction_type='sample', schedule='cosine', min_snr=0., channels='classes,boundary', accumulate=1,
+        warmup=50, ema=.995, clip=1., symmetries=8, ablate=0., null=0.),
     v=dict(prediction_type='v_prediction'),
     v_zero_snr=dict(prediction_type='v_prediction', schedule='zero_snr', min_snr=5.),
     epsilon=dict(prediction_type='epsilon', min_snr=5.),
-    published=dict(prediction_type='epsilon', schedule='linear', channels='id', batch_size=2, accumulate=8, lr=1e-4, warmup=500, ema=0.,
-        symmetries=1))
+    published=dict(prediction_type='epsilon', schedule='linear', channels='id', batch_size=2, accumulate=8, lr=1e-4,
+        warmup=500, ema=0., symmetries=1))
 
 def follow_recipe(
     name,      # in `RECIPES`
@@ -434,7 +440,7 @@ def follow_recipe(
         raise InputError(f'batch size {res["batch_size"]} and accumulation {res["accumulate"]} must be at least 1')
     return res
 
-# %% ../nbs/03_ddim_train.ipynb #42920374
+# %% ../nbs/03_ddim_train.ipynb #ca833712
 def training_length(
     steps, epochs, minutes, # at most one of them; 5000 steps if none
     n,     # training images
@@ -466,9 +472,11 @@ def read_state(
         raise InputError(f'{model} holds a model already; pass --resume to go on with it or --overwrite to begin anew')
     if not there: raise InputError(f'{model} has no checkpoint in resume/; this model cannot be trained further')
     st = last_state(model/'resume')
-    if not {'args', 'settings', 'step'} <= {*st}: raise InputError(f'{model}/resume holds no training state; --overwrite begins anew')
-    if diff := [k for k in args if st['args'].get(k) != args[k]]:
-        raise InputError(f'{model} was trained with {diff[0]} {st["args"].get(diff[0])}, not {args[diff[0]]}; --overwrite begins anew')
+    if not {'args', 'settings', 'step'} <= {*st}:
+        raise InputError(f'{model}/resume holds no training state; --overwrite begins anew')
+    was = st['args']
+    if diff := [k for k in args if was.get(k) != args[k]]:
+        raise InputError(f'{model} was trained with {diff[0]} {was.get(diff[0])}, not {args[diff[0]]}; --overwrite begins anew')
     return st
 
 # %% ../nbs/03_ddim_train.ipynb #0470e293
@@ -544,7 +552,7 @@ def train(
     a = dict(locals())
     with process_group(device) as device: return Training(a, device).run()
 
-# %% ../nbs/03_ddim_train.ipynb #4e36ca95
+# %% ../nbs/03_ddim_train.ipynb #1c1fa52c
 class Training:
     "One call of `train`: `a` are its arguments"
     def __init__(self, a, device):
@@ -556,20 +564,23 @@ class Training:
         self.sched = noise_schedule(how['prediction_type'], how['schedule'])
         self.tr, self.va, domains = training_pairs(self.store, a['seed'], a['more'])
         names = lambda s: [o.strip() for o in s.split(',') if o.strip()]
-        self.cond = Conditioning(self.store.classes, [c for c in names(how['channels']) if c != 'none'], names(a['kinds']), a['gsd'],
-            domains if a['domain'] else (), how['ablate'], how['null'])
+        channels = [c for c in names(how['channels']) if c != 'none']
+        self.cond = Conditioning(self.store.classes, channels, names(a['kinds']), a['gsd'], domains if a['domain'] else (),
+            how['ablate'], how['null'])
         batch = how['batch_size']*how['accumulate']*self.ranks.world
         self.length = training_length(a['steps'], a['epochs'], a['minutes'], len(self.tr), batch)
-        self.args = dict(how, **{k: a[k] for k in ('preset', 'kinds', 'gsd', 'domain', 'more', 'balance', 'init', 'seed')}, size=size,
-            batch=batch)
+        more = {k: a[k] for k in ('preset', 'kinds', 'gsd', 'domain', 'more', 'balance', 'init', 'seed')}
+        self.args = dict(how, **more, size=size, batch=batch)
         self.st = read_state(self.folder, self.args, a['resume'], a['overwrite'])
-        self.settings = Settings(**self.st['settings']) if self.st and not a['precision'] else Settings.pick(device, a['precision'], a['settings'])
+        again = self.st and not a['precision']
+        self.settings = Settings(**self.st['settings']) if again else Settings.pick(device, a['precision'], a['settings'])
         self.prepare()
         self.ranks.wait()
 
-_recipe = ('batch_size', 'accumulate', 'lr', 'warmup', 'ema', 'prediction_type', 'schedule', 'min_snr', 'channels', 'ablate', 'null', 'symmetries')
+_recipe = ('batch_size', 'accumulate', 'lr', 'warmup', 'ema', 'prediction_type', 'schedule', 'min_snr', 'channels', 'ablate',
+    'null', 'symmetries')
 
-# %% ../nbs/03_ddim_train.ipynb #df8ec8af
+# %% ../nbs/03_ddim_train.ipynb #720bdf17
 @patch
 def prepare(self:Training):
     "Network, loaders, learner"
@@ -580,10 +591,11 @@ def prepare(self:Training):
     if a['checkpointing']: self.net.unet.enable_gradient_checkpointing()
     self.net.scheduler = self.sched
     weights = balance_weights(self.tr, self.store.classes, a['balance']) if a['balance'] else None
-    dls = pair_dls(self.tr, self.va, self.size, how['batch_size'], 100*how['accumulate'], self.store.classes, a['seed'], how['symmetries'],
-        a['workers'], self.device, weights=weights, kinds=self.cond.kinds, domains=self.cond.domains, rank=self.ranks.rank, world=self.ranks.world)
-    self.learn = diffusion_learner(dls, self.net, self.sched, a['seed'], how['ema'], how['min_snr'], steps=self.length[0], minutes=self.length[1],
-        **{k: how[k] for k in ('accumulate', 'lr', 'warmup', 'clip')})
+    dls = pair_dls(self.tr, self.va, self.size, how['batch_size'], 100*how['accumulate'], self.store.classes, a['seed'],
+        how['symmetries'], a['workers'], self.device, weights=weights, kinds=self.cond.kinds, domains=self.cond.domains,
+        rank=self.ranks.rank, world=self.ranks.world)
+    self.learn = diffusion_learner(dls, self.net, self.sched, a['seed'], how['ema'], how['min_snr'], steps=self.length[0],
+        minutes=self.length[1], **{k: how[k] for k in ('accumulate', 'lr', 'warmup', 'clip')})
     root, flags = self.store.root, sorted({*self.store.licences, *self.net.info.pop('licences', [])})
     self.facts = dict(gsd=stored_gsd(self.tr, self.size), data=fingerprint(root/'manifest.jsonl', root/'instances'), licences=flags,
         n_train=len(self.tr), range=self.tr[0].range, processes=self.ranks.world, processor=processor(self.device),
@@ -594,7 +606,7 @@ def stored_gsd(pairs, size):
     gs = [p.gsd*max(p.h, p.w)/size for p in pairs if p.gsd]
     return round(float(np.median(gs)), 4) if gs else None
 
-# %% ../nbs/03_ddim_train.ipynb #fb2625f4
+# %% ../nbs/03_ddim_train.ipynb #b5e59814
 @patch
 def save(self:Training, learn):
     "The state to resume from, the model folder with averaged weights, the losses; and the best model, if there is a score"
@@ -608,8 +620,8 @@ def save(self:Training, learn):
         write_history(self.folder, st['rows'])
     except Exception as e:
         if not disk_full(e): raise
-        raise InputError(f'{self.folder} cannot be written at step {sc.step}, as the disk is full; the checkpoint before it is kept, '
-            'and --resume goes on from there') from None
+        raise InputError(f'{self.folder} cannot be written at step {sc.step}, as the disk is full; the checkpoint before it '
+            'is kept, and --resume goes on from there') from None
 
 def disk_full(e): # is that what the exception says? torch and safetensors have words of their own for it
     full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -626,7 +638,7 @@ def keep_best(self:Training, learn, facts):
         save_model(self.folder/'best', self.net, self.sched, **facts, score=s)
     learn.emacb.swap()
 
-# %% ../nbs/03_ddim_train.ipynb #6e83ee07
+# %% ../nbs/03_ddim_train.ipynb #42bf67b4
 class Interrupted(KeyboardInterrupt): "Stopped by a signal, with everything saved"
 
 @patch
@@ -642,7 +654,8 @@ def run(self:Training) -> Path:
             fit_all(learn)
             if main: self.save(learn)
         if stop.asked and learn.step_cb.done < 1:
-            raise Interrupted(f'saved at step {learn.step_cb.step} in {self.folder}; the same command with --resume goes on from there')
+            raise Interrupted(f'saved at step {learn.step_cb.step} in {self.folder}; the same command with --resume goes on '
+                'from there')
     return self.folder
 
 @patch
@@ -652,6 +665,6 @@ def report(self:Training):
     if a['tensorboard']: learn.add_cb(tb := TensorBoardCB(self.folder/'logs'))
     if a['draw']: learn.add_cb(PreviewCB(self.folder/'preview', a['draw'], a['preview_every'], log=tb and tb.picture))
     learn.add_cb(ProgressCB())
-    print(f'train: {a["preset"]} ({self.net.n_params/1e6:.1f} M parameters) at {self.size} px on {len(self.tr)} images, {len(self.va)} to '
-        f'validate on, {self.settings} on {self.device.type}' + f', {self.ranks.world} processes'*(self.ranks.world > 1)
+    print(f'train: {a["preset"]} ({self.net.n_params/1e6:.1f} M parameters) at {self.size} px on {len(self.tr)} images, '
+        f'{len(self.va)} to validate on, {self.settings} on {self.device.type}' + f', {self.ranks.world} processes'*(self.ranks.world > 1)
         + (f'; goes on at step {self.st["step"]}' if self.st else ''))

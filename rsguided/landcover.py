@@ -95,7 +95,7 @@ class LateConv(nn.Module):
 
 def late_convs(net): return [m for m in net.modules() if isinstance(m, LateConv)]
 
-# %% ../nbs/00e_landcover.ipynb #b05802c6
+# %% ../nbs/00e_landcover.ipynb #6cb7fde8
 class Segmenter(nn.Module):
     "A land-cover network: images uint8 or float (n,3,h,w) in 0..255 → logits (n,classes,h,w)"
     def __init__(self,
@@ -130,8 +130,9 @@ class Segmenter(nn.Module):
         for m in late_convs(self): m.exact = precision == 'mixed'
     def forward(self, x):
         x = ((x.float() - self._mean)/self._std).contiguous(memory_format=torch.channels_last)
-        fast = pick_precision(None, x.device) if self.precision == 'mixed' else self.precision
-        with autocast(x.device, fast): return self.net(x).float()
+        with self.autocast(x.device): return self.net(x).float()
+    def autocast(self, device): # 'mixed' is the fast precision but for the late convolutions
+        return autocast(device, pick_precision(None, device) if self.precision == 'mixed' else self.precision)
     def __repr__(self):
         what = type(self.net).__name__ if isinstance(self.net, nn.Module) else self.net
         return f'Segmenter: {what}, {self.classes.n} classes' + (f', sees {self.gsd} m per pixel' if self.gsd else '')
@@ -247,7 +248,7 @@ def _at_scale(seg, x, z, window, overlap, bs, tta): # uint8 (n,3,h,w), zoom → 
         _windows(seg, x[0], window, overlap, bs, tta)[None]
     return p if (H,W) == (h,w) else F.interpolate(p, (h,w), mode='bilinear', align_corners=False)
 
-# %% ../nbs/00e_landcover.ipynb #f2875eea
+# %% ../nbs/00e_landcover.ipynb #b8119a84
 def net_zoom(
     seg,           # `Segmenter`
     h, w,          # of the image
@@ -276,13 +277,14 @@ def predict(
     device, train, res = pick_device(device), seg.training, []
     gsds = gsd if isinstance(gsd, (list, tuple)) else [gsd]*len(images)
     seg.to(device).eval().precision = precision if precision == 'mixed' else pick_precision(precision, device)
-    for (shape,g),grp in groupby(zip(images, gsds), key=lambda o: (o[0].shape, o[1])):
-        grp = [im for im,_ in grp]
-        z = net_zoom(seg, *shape[:2], g, net_size)
-        for i in range(0, len(grp), bs):
-            x = torch.from_numpy(np.stack(grp[i:i+bs])).permute(0,3,1,2).to(device)
-            ps = [_at_scale(seg, x, z*s, window, overlap, bs, tta) for s in scales]
-            res += list((sum(ps)/len(ps) if len(ps) > 1 else ps[0]).cpu().numpy())
+    with seg.autocast(device):       # around all batches: weights are rounded once
+        for (shape,g),grp in groupby(zip(images, gsds), key=lambda o: (o[0].shape, o[1])):
+            grp = [im for im,_ in grp]
+            z = net_zoom(seg, *shape[:2], g, net_size)
+            for i in range(0, len(grp), bs):
+                x = torch.from_numpy(np.stack(grp[i:i+bs])).permute(0,3,1,2).to(device)
+                ps = [_at_scale(seg, x, z*s, window, overlap, bs, tta) for s in scales]
+                res += list((sum(ps)/len(ps) if len(ps) > 1 else ps[0]).cpu().numpy())
     seg.train(train)
     return res
 

@@ -19,7 +19,7 @@ from .core import InputError, read_json, save_json
 from .data import autocast, pick_device, pick_precision
 from .unet import Cond, Conditioning, create_unet, forward_flops
 
-# %% ../nbs/02a_machine.ipynb #79796f20
+# %% ../nbs/02a_machine.ipynb #ecbeab3d
 def processor(
     device='cpu',
 ) -> str:
@@ -27,8 +27,9 @@ def processor(
     d = torch.device(device)
     if d.type == 'cuda': return torch.cuda.get_device_name(d)
     info = Path('/proc/cpuinfo')
-    names = [l.split(':')[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')] if info.exists() else []
-    return f'{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads'
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((l.split(':')[1].strip() for l in lines if l.startswith('model name')), platform.processor() or platform.machine())
+    return f'{name}, {torch.get_num_threads()} threads'
 
 def wait(device): # until the device has done what it was told
     if torch.device(device).type == 'cuda': torch.cuda.synchronize(device)
@@ -81,7 +82,7 @@ class Settings:
         if self.compile: model.unet.compile()
         return model
 
-# %% ../nbs/02a_machine.ipynb #911b31bf
+# %% ../nbs/02a_machine.ipynb #a7da2968
 def step_seconds(
     model,    # `GuidedUNet` on its device
     bs,       # images per batch
@@ -90,8 +91,10 @@ def step_seconds(
     "Time whole optimiser steps on random images"
     dev, res, size = next(model.parameters()).device, [], (model.size, model.size)
     opt, ps = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True), list(model.parameters())
-    avg, x, t = [p.detach().clone() for p in ps], torch.randn(bs, model.channels, *size, device=dev), torch.randint(1000, (bs,), device=dev)
-    cond = model.cond(torch.randint(model.cond.classes.n, (bs, len(model.cond.kinds), *size), device=dev), torch.zeros(bs, *size, device=dev).long())
+    avg = [p.detach().clone() for p in ps]
+    x, t = torch.randn(bs, model.channels, *size, device=dev), torch.randint(1000, (bs,), device=dev)
+    mask = torch.randint(model.cond.classes.n, (bs, len(model.cond.kinds), *size), device=dev)
+    cond = model.cond(mask, torch.zeros_like(mask[:,0]))
     for _ in range(repeats+1):
         wait(dev)
         t0 = time.perf_counter()
@@ -107,7 +110,7 @@ def step_seconds(
 def use_of_peak(model, per_second): # share of the measured peak that so many training images per second are
     return 3*forward_flops(model)*per_second/matrix_peak(next(model.parameters()).device, model.precision)
 
-# %% ../nbs/02a_machine.ipynb #ae707814
+# %% ../nbs/02a_machine.ipynb #a1366898
 def alternatives(device, compiled=False): # settings worth trying
     cuda = torch.device(device).type == 'cuda'
     ps = dict.fromkeys(['fp32', pick_precision(None, device), *(['fp16'] if cuda else [])])
@@ -130,18 +133,21 @@ def tune(
             model = s.apply(create_unet(preset, size=size), device)
             try: per_second = bs/median(step_seconds(model, bs))
             except torch.OutOfMemoryError: continue
-            rows.append(dict(**s.to_dict(), batch_size=bs, images_per_second=round(per_second, 2), share_of_peak=round(use_of_peak(model, per_second), 3)))
-            print(f'{str(s):28} batch {bs:3}  {per_second:8.1f} images/s  {rows[-1]["share_of_peak"]:.0%} of the {s.precision} peak', flush=True)
+            share = use_of_peak(model, per_second)
+            rows.append(dict(**s.to_dict(), batch_size=bs, images_per_second=round(per_second, 2), share_of_peak=round(share, 3)))
+            print(f'{str(s):28} batch {bs:3}  {per_second:8.1f} images/s  {share:.0%} of the {s.precision} peak', flush=True)
     best = max(rows, key=lambda r: r['images_per_second'])
-    print(f'fastest: batch {best["batch_size"]}, {Settings(*[best[k] for k in ("precision", "channels_last", "compile")])}; use it by --settings {out}')
-    return save_json(Path(out), dict(processor=processor(device), torch=torch.__version__, preset=preset, size=model.size, measured=rows,
-        best={k: best[k] for k in ('precision', 'channels_last', 'compile')}, batch_size=best['batch_size']), indent=1)
+    settings = {k: best[k] for k in ('precision', 'channels_last', 'compile')}
+    print(f'fastest: batch {best["batch_size"]}, {Settings(**settings)}; use it by --settings {out}')
+    return save_json(Path(out), dict(processor=processor(device), torch=torch.__version__, preset=preset, size=model.size,
+        measured=rows, best=settings, batch_size=best['batch_size']), indent=1)
 
-# %% ../nbs/02a_machine.ipynb #7eba02a8
+# %% ../nbs/02a_machine.ipynb #1ccd7f2d
 class Ranks:
     "The processes of one training: who I am, and how to agree with the others"
     def __init__(self):
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+        joined = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
     @property
     def main(self): return self.rank == 0
     def same(self, x:float, device='cpu') -> float:

@@ -61,7 +61,7 @@ def image_noise(
     "Standard normal noise as a function of seed, mask name and copy"
     return torch.randn(shape, generator=generator(seed, name, copy))
 
-# %% ../nbs/04_sample.ipynb #2d726537
+# %% ../nbs/04_sample.ipynb #51d343fa
 @torch.no_grad()
 def paint(
     model,     # `GuidedUNet`
@@ -79,7 +79,8 @@ def paint(
     n, dev = len(noise), next(model.parameters()).device
     cond, x = model.cond(mask, inst, gsd, domain), noise
     fill = lambda o: torch.cat([o, o[:1].expand(pad-n, *o.shape[1:])]) if n < pad else o
-    return denoise(model, fill(x).to(dev), cond.each(lambda o: fill(o).to(dev)), make_sampler(sampler, scheduler, steps))[:n].float().cpu()
+    x = denoise(model, fill(x).to(dev), cond.each(lambda o: fill(o).to(dev)), make_sampler(sampler, scheduler, steps))
+    return x[:n].float().cpu()
 
 def to_uint8(
     x, # (n,c,h,w) in [-1,1]
@@ -87,7 +88,7 @@ def to_uint8(
     "Images as they go to disk"
     return ((x.clamp(-1,1)+1)*127.5).round().byte().permute(0,2,3,1).cpu().numpy()
 
-# %% ../nbs/04_sample.ipynb #47840c12
+# %% ../nbs/04_sample.ipynb #d7cf358d
 def mask_items(
     masks,      # pair store, a folder mask/KIND/SPLIT inside one, or a folder of masks
     split=None, # of a pair store; 'train' if None
@@ -117,7 +118,9 @@ def mask_labels(
 ) -> tuple: # masks uint8 (kinds,h,w), instance map (h,w), metres per pixel (0 if unknown), index of the domain (-1 for none)
     "All that the network is told of a pair, at its size"
     m, inst = load_labels(pair, net.size, net.cond.classes)
-    other = lambda k: np.asarray(Image.fromarray(load_mask(mask_path(pair, k), net.cond.classes)).resize((net.size, net.size), Image.NEAREST))
+    def other(k):
+        im = Image.fromarray(load_mask(mask_path(pair, k), net.cond.classes))
+        return np.asarray(im.resize((net.size, net.size), Image.NEAREST))
     gsd = pair.gsd*max(pair.h, pair.w)/net.size if pair.gsd else net.info.get('gsd') or 0
     domain = list(net.cond.domains).index(pair.domain) if pair.domain in net.cond.domains else -1
     return np.stack([m if k == 'all' else other(k) for k in net.cond.kinds]), inst, gsd, domain
@@ -167,7 +170,7 @@ def _finish(out, rows, items, net):
     save_json(out/'instances.json', coco_dict(recs, net.cond.classes, digits=3))
     write_jsonl(out/'manifest.jsonl', [{**r, 'buildings': len(c.buildings)} for r,c in zip(rows, recs)])
 
-# %% ../nbs/04_sample.ipynb #231c079e
+# %% ../nbs/04_sample.ipynb #20867ec0
 def sample(
     model:str,           # model folder
     masks:str,           # pair store, folder mask/KIND/SPLIT in one, or folder of masks
@@ -207,7 +210,8 @@ def sample(
             batch = todo[b:b+batch_size]
             mask, inst, gsd, domain = (torch.from_numpy(np.stack(o)) for o in zip(*[labels[i] for i,_,_ in batch]))
             noise = torch.stack([image_noise((net.channels, net.size, net.size), seed, items[i].name, k) for i,k,_ in batch])
-            x = paint(net, sched, mask.long(), inst.long(), noise, sampler, steps, 0 if net.precision == 'fp32' else batch_size, gsd, domain)
+            pad = 0 if net.precision == 'fp32' else batch_size
+            x = paint(net, sched, mask.long(), inst.long(), noise, sampler, steps, pad, gsd, domain)
             for (i,k,name),im in zip(batch, x):
                 done[name] = dict(name=name, mask=items[i].name, copy=k, **want, **facts)
                 _save(out, done[name], im, labels[i][0][0], net)

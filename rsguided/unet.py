@@ -7,7 +7,7 @@ Docs: https://rsguided.github.io/rsguided/unet.html.md"""
 # %% auto #0
 __all__ = ['CHANNELS', 'PRESETS', 'WEIGHTS', 'one_hot', 'boundary', 'signed_distance', 'Cond', 'Conditioning', 'take_away',
            'Numbers', 'GuidedUNet', 'check_size', 'create_unet', 'forward_flops', 'create_like', 'save_unet',
-           'save_model', 'load_model', 'from_published', 'to_diffusers', 'warm_start']
+           'save_model', 'load_model', 'from_published', 'side', 'to_diffusers', 'warm_start']
 
 # %% ../nbs/02_unet.ipynb #34970401
 import math
@@ -41,14 +41,15 @@ def boundary(
     other = (p[...,:-2,1:-1] != c) | (p[...,2:,1:-1] != c) | (p[...,1:-1,:-2] != c) | (p[...,1:-1,2:] != c)
     return (other & (c > 0)).float()
 
-# %% ../nbs/02_unet.ipynb #7436aff8
+# %% ../nbs/02_unet.ipynb #96db494c
 def signed_distance(
     inst,     # int (n,h,w) instance map
     reach=16, # pixels; further away counts as this
 ):            # float32 (n,1,h,w) in [-1,1]: over 0 inside buildings, under 0 outside
     "Distance to the edges of buildings, in units of `reach` (separable Euclidean distance transform)"
     b, far, rows = boundary(inst), 2.*reach, torch.arange(-reach, reach+1, device=inst.device)
-    shifted = lambda x, dim: F.pad(x, (reach, reach) if dim == -1 else (0, 0, reach, reach), value=far).unfold(dim, 2*reach+1, 1)
+    pads = {-1: (reach, reach), -2: (0, 0, reach, reach)}
+    shifted = lambda x, dim: F.pad(x, pads[dim], value=far).unfold(dim, 2*reach+1, 1)
     dx = (shifted((1-b)*far, -1) + rows.abs()).amin(-1)              # to the nearest outline pixel of the same row
     d = (shifted(dx, -2).square() + rows.square()).amin(-1).sqrt()
     return (torch.where(inst[:,None] > 0, d + .5, .5 - d)/reach).clamp(-1, 1)
@@ -65,12 +66,12 @@ class Cond(NamedTuple):
 
 CHANNELS = ('classes', 'boundary', 'distance', 'id')
 
-# %% ../nbs/02_unet.ipynb #e2c50fb9
+# %% ../nbs/02_unet.ipynb #b9950d2a
 class Conditioning:
     "What the network is told: mask and instances → channels; ground resolution and domain → numbers"
     def __init__(self,
         classes=LOVEDA,    # `Classes`
-        channels=('classes', 'boundary'), # of 'classes' (one-hot), 'boundary', 'distance', 'id' (class id/255); none: unconditional
+        channels=('classes', 'boundary'), # of `CHANNELS` ('classes' is one-hot, 'id' class id/255); none: unconditional
         kinds=('all',),    # kinds of masks in the pair store, side by side
         gsd=False,         # tell the ground resolution
         domains=(),        # names of the domains (cities) that are told apart
@@ -81,11 +82,12 @@ class Conditioning:
         self.channels, self.kinds, self.domains = tuple(channels), tuple(kinds), tuple(domains)
         if odd := [c for c in self.channels if c not in CHANNELS]:
             raise InputError(f'condition channel {odd[0]!r} is unknown; {", ".join(CHANNELS)} are there')
-        if not all(0 <= p <= 1 for p in (ablate, null)): raise InputError(f'ablate {ablate} and null {null} are shares; 0 to 1 is wanted')
+        if not all(0 <= p <= 1 for p in (ablate, null)):
+            raise InputError(f'ablate {ablate} and null {null} are shares; 0 to 1 is wanted')
     @property
     def names(self): # of the channels
-        per_kind = dict(classes=list(self.classes.names), id=['id'])
-        ofmask = [n if i == 0 else f'{k}/{n}' for i,k in enumerate(self.kinds) for c in ('classes', 'id') if c in self.channels for n in per_kind[c]]
+        per_kind = list(self.classes.names)*('classes' in self.channels) + ['id']*('id' in self.channels)
+        ofmask = [n if i == 0 else f'{k}/{n}' for i,k in enumerate(self.kinds) for n in per_kind]
         return ofmask + [c for c in ('boundary', 'distance') if c in self.channels]
     @property
     def n(self): return len(self.names)
@@ -94,7 +96,7 @@ class Conditioning:
     @classmethod
     def from_dict(cls, classes, d): return cls(classes, **{k: d[k] for k in cls._keys})
 
-# %% ../nbs/02_unet.ipynb #c932a3f9
+# %% ../nbs/02_unet.ipynb #fb7e3b71
 def _maps(self, mask, inst): # int (n,k,h,w), (n,h,w) → float32 (n,c,h,w)
     of = dict(classes=lambda m: one_hot(m, self.classes.n), id=lambda m: (m.where(m != IGNORE, 0)/255.)[:,None])
     cs = [of[c](mask[:,i]) for i in range(len(self.kinds)) for c in ('classes', 'id') if c in self.channels]
@@ -111,25 +113,25 @@ def _condition(self,
     "Mask and instances → condition"
     if mask.ndim == 3: mask = mask[:,None]
     if mask.shape[1] != len(self.kinds):
-        raise InputError(f'{mask.shape[1]} kinds of masks are given; the model wants {len(self.kinds)}: {", ".join(self.kinds)}')
+        raise InputError(f'{mask.shape[1]} kinds of masks are given; the model wants {", ".join(self.kinds)}')
     of = lambda x, empty: mask.new_full((len(mask),), empty) if x is None else x
     return Cond(_maps(self, mask, inst), of(gsd, 0).float() if self.gsd else None, of(domain, -1) if self.domains else None)
 
 Conditioning.__call__ = _condition
 
-# %% ../nbs/02_unet.ipynb #7cfaa73f
+# %% ../nbs/02_unet.ipynb #1290eb29
 def take_away(
     cond, # `Conditioning`
     mask, # int (n,k,h,w) class ids
     inst, # int (n,h,w)
     u,    # float (n,1+classes) in [0,1): one number for the null condition, one per class
 ) -> tuple: # mask, inst
-    "Masks of which parts are unknown: a class where its number is under `cond.ablate`, all where the first is under `cond.null`"
+    "A class becomes unknown where its number is under `cond.ablate`, the whole mask where the first is under `cond.null`"
     gone = F.pad(u[:,1:] < cond.ablate, (0, IGNORE+1-cond.classes.n)) | (u[:,:1] < cond.null)   # (n,256)
     hide = gone.gather(1, mask.flatten(1)).view_as(mask)
     return mask.masked_fill(hide, IGNORE), inst.masked_fill(gone[:,cond.classes.building,None,None], 0)
 
-# %% ../nbs/02_unet.ipynb #37bc2197
+# %% ../nbs/02_unet.ipynb #a2ffcca7
 class Numbers(nn.Module):
     "Ground resolution and domain → what is added to the embedding of the timestep"
     def __init__(self,
@@ -139,11 +141,13 @@ class Numbers(nn.Module):
         super().__init__()
         if cond.gsd: self.gsd = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
         if cond.domains: self.domain = nn.Embedding(len(cond.domains)+1, width)   # 0: none
-        for w in ([*self.gsd[-1].parameters()] if cond.gsd else []) + ([self.domain.weight] if cond.domains else []): nn.init.zeros_(w)
+        for n,p in self.named_parameters():
+            if n.startswith(('gsd.2', 'domain')): nn.init.zeros_(p)
     def forward(self, cond):
         res = 0
         if cond.gsd is not None:
-            waves = cond.gsd.clamp(1e-3).log2()[:,None]*(math.pi/8*2**torch.arange(8, device=cond.gsd.device))  # from 1 mm to kilometres
+            octaves = math.pi/8*2**torch.arange(8, device=cond.gsd.device)
+            waves = cond.gsd.clamp(1e-3).log2()[:,None]*octaves          # from 1 mm on
             res = self.gsd(torch.cat([waves.sin(), waves.cos()], 1))*(cond.gsd > 0)[:,None]
         return res if cond.domain is None else res + self.domain(cond.domain+1)
 
@@ -173,7 +177,7 @@ class GuidedUNet(nn.Module):
     @property
     def n_params(self): return sum(p.numel() for p in self.parameters())
 
-# %% ../nbs/02_unet.ipynb #19cea58f
+# %% ../nbs/02_unet.ipynb #10bc6e69
 PRESETS = dict(
     tiny     =dict(size=64,  fold=2, widths=(48,96,128), layers=1, groups=16, attention=(), bs=8, lr=2e-3),
     small    =dict(size=128, fold=2, widths=(64,128,256,256), layers=2, groups=32, attention=(3,), bs=16, lr=5e-4),
@@ -187,9 +191,10 @@ def check_size(
     if preset not in PRESETS: raise InputError(f'preset {preset!r} is unknown; {", ".join(PRESETS)} are there')
     k = PRESETS[preset]['fold']*2**(len(PRESETS[preset]['widths'])-1)
     if size < k or size % k:
-        raise InputError(f'size {size} does not fit preset {preset}, which halves it {k.bit_length()-1} times; a multiple of {k} is wanted')
+        raise InputError(f'size {size} does not fit preset {preset}, which halves it {k.bit_length()-1} times; '
+            f'a multiple of {k} is wanted')
 
-# %% ../nbs/02_unet.ipynb #b1f69c9f
+# %% ../nbs/02_unet.ipynb #252a3e32
 def create_unet(
     preset='tiny',    # 'tiny', 'small' or 'reference'
     cond=None,        # `Conditioning`; the default one if None
@@ -205,14 +210,14 @@ def create_unet(
     size = size or p['size']
     down = ['AttnDownBlock2D' if i in p['attention'] else 'DownBlock2D' for i in range(n)]
     unet = UNet2DModel(sample_size=size//f, in_channels=(channels+cond.n)*f*f, out_channels=channels*f*f,
-        layers_per_block=p['layers'], block_out_channels=p['widths'], norm_num_groups=p['groups'], add_attention=bool(p['attention']),
-        down_block_types=down, up_block_types=[d.replace('Down', 'Up') for d in reversed(down)],
+        layers_per_block=p['layers'], block_out_channels=p['widths'], norm_num_groups=p['groups'],
+        add_attention=bool(p['attention']), down_block_types=down, up_block_types=[d.replace('Down', 'Up') for d in reversed(down)],
         class_embed_type='identity' if cond.gsd or cond.domains else None)
     return GuidedUNet(unet, cond, size, channels, f, preset, precision, dtype)
 
 for _p in PRESETS: setattr(GuidedUNet, _p, staticmethod(partial(create_unet, _p)))
 
-# %% ../nbs/02_unet.ipynb #6c24234f
+# %% ../nbs/02_unet.ipynb #3aa6fbae
 def forward_flops(
     model, # `GuidedUNet`
 ) -> int:
@@ -223,9 +228,9 @@ def forward_flops(
     return f.get_total_flops()
 
 def create_like(model): # the same network with random weights, without `Numbers`
-    cfg = {**model.unet.config, 'class_embed_type': None}
-    return GuidedUNet(UNet2DModel.from_config(cfg), Conditioning(model.cond.classes, model.cond.channels, model.cond.kinds), model.size,
-        model.channels, model.fold)
+    unet = UNet2DModel.from_config({**model.unet.config, 'class_embed_type': None})
+    cond = Conditioning(model.cond.classes, model.cond.channels, model.cond.kinds)
+    return GuidedUNet(unet, cond, model.size, model.channels, model.fold)
 
 # %% ../nbs/02_unet.ipynb #f2c12de0
 WEIGHTS = Path('unet')/'diffusion_pytorch_model.safetensors'
@@ -256,7 +261,7 @@ def save_model(
 
 _own = ('size', 'channels', 'fold', 'preset', 'precision', 'dtype')
 
-# %% ../nbs/02_unet.ipynb #739a9db3
+# %% ../nbs/02_unet.ipynb #b43a3888
 def _unet(folder): # the network in a diffusers U-Net folder, with its weights
     w, config = folder/WEIGHTS.name, folder/'config.json'
     old = w.with_suffix('.bin')
@@ -280,24 +285,30 @@ def load_model(
     unet = _unet(folder/'unet')
     if published: model = from_published(unet, folder)
     else:
-        model = GuidedUNet(unet, Conditioning.from_dict(Classes.from_dict(d['classes']), d['conditioning']), **{k: d[k] for k in _own})
+        cond = Conditioning.from_dict(Classes.from_dict(d['classes']), d['conditioning'])
+        model = GuidedUNet(unet, cond, **{k: d[k] for k in _own})
         if model.numbers: model.numbers.load_state_dict(load_file(folder/'numbers.safetensors'))
     model.precision = precision or model.precision
-    model.info = {k:v for k,v in d.items() if k not in (*_own, 'classes', 'conditioning', 'version')} or dict(licences=weights_licences(folder))
+    info = {k:v for k,v in d.items() if k not in (*_own, 'classes', 'conditioning', 'version')}
+    model.info = info or dict(licences=weights_licences(folder))
     sched = DDPMScheduler.from_config(read_json(folder/'scheduler'/'scheduler_config.json', 'scheduler'))
     return model.to(device).eval(), sched
 
-# %% ../nbs/02_unet.ipynb #cba2160f
+# %% ../nbs/02_unet.ipynb #da659a6e
 def from_published(
     unet,   # diffusers `UNet2DModel`
     folder, # where it comes from
 ) -> GuidedUNet:
     "A published network as ours: ids in one channel, or without a condition; LoveDA's classes"
     c = unet.config
-    extra, size = c.in_channels - c.out_channels, c.sample_size
-    if extra not in (0, 1):
-        raise InputError(f'{folder} has a U-Net of {c.in_channels} channels in and {c.out_channels} out; one more in, for class ids, or none is wanted')
-    return GuidedUNet(unet, Conditioning(channels=('id',)*extra), size if isinstance(size, int) else max(size or [256]), c.out_channels)
+    extra = c.in_channels - c.out_channels
+    if extra in (0, 1): return GuidedUNet(unet, Conditioning(channels=('id',)*extra), side(unet), c.out_channels)
+    raise InputError(f'{folder} has a U-Net of {c.in_channels} channels in and {c.out_channels} out; '
+        'one more in, for class ids, or none is wanted')
+
+def side(unet): # of the images it is made for, pixels
+    s = unet.config.sample_size
+    return s if isinstance(s, int) else max(s or [256])
 
 def to_diffusers(
     folder,    # to write
@@ -310,7 +321,7 @@ def to_diffusers(
     return save_json(folder/'model_index.json', dict(_class_name='DDPMPipeline', unet=['diffusers', 'UNet2DModel'],
         scheduler=['diffusers', type(scheduler).__name__])).parent
 
-# %% ../nbs/02_unet.ipynb #ac0fc937
+# %% ../nbs/02_unet.ipynb #80b4c673
 def warm_start(
     folder,     # a diffusers U-Net folder (`config.json` and weights), or a pipeline folder with `unet/` in it
     cond=None,  # `Conditioning`; the default one if None
@@ -322,10 +333,11 @@ def warm_start(
     if not folder.is_dir(): raise FileNotFoundError(f'{folder} does not exist; a diffusers U-Net folder is wanted there')
     old = _unet(folder/'unet' if (folder/'unet').is_dir() else folder)
     if (old.config.in_channels, old.config.out_channels) != (3, 3):
-        raise InputError(f'{folder} has a U-Net of {old.config.in_channels} channels in and {old.config.out_channels} out; 3 and 3 are wanted')
-    if old.class_embedding is not None: raise InputError(f'{folder} has a U-Net with class labels; one without is wanted')
-    own = old.config.sample_size
-    size = size or (own if isinstance(own, int) else max(own or [256]))
+        raise InputError(f'{folder} has a U-Net of {old.config.in_channels} channels in and '
+            f'{old.config.out_channels} out; 3 and 3 are wanted')
+    if old.class_embedding is not None:
+        raise InputError(f'{folder} has a U-Net with class labels; one without is wanted')
+    size = size or side(old)
     told = 'identity' if cond.gsd or cond.domains else None
     unet = UNet2DModel.from_config({**old.config, 'in_channels': 3+cond.n, 'sample_size': size, 'class_embed_type': told})
     sd = old.state_dict()
