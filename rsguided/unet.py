@@ -261,7 +261,7 @@ def save_model(
 
 _own = ('size', 'channels', 'fold', 'preset', 'precision', 'dtype')
 
-# %% ../nbs/02_unet.ipynb #b43a3888
+# %% ../nbs/02_unet.ipynb #8c56264c
 def _unet(folder): # the network in a diffusers U-Net folder, with its weights
     w, config = folder/WEIGHTS.name, folder/'config.json'
     old = w.with_suffix('.bin')
@@ -285,6 +285,8 @@ def load_model(
     unet = _unet(folder/'unet')
     if published: model = from_published(unet, folder)
     else:
+        lost = [k for k in ('classes', 'conditioning', *_own) if k not in d] or [k for k in Conditioning._keys if k not in d['conditioning']]
+        if lost: raise InputError(f'{folder}/rsguided.json has no {lost[0]!r}; a model of this version of rsguided is wanted')
         cond = Conditioning.from_dict(Classes.from_dict(d['classes']), d['conditioning'])
         model = GuidedUNet(unet, cond, **{k: d[k] for k in _own})
         if model.numbers: model.numbers.load_state_dict(load_file(folder/'numbers.safetensors'))
