@@ -11,7 +11,7 @@ from rsguided.city import city
 from rsguided.data import PairStore, check_images, draw_instances, pick_precision, read_data, save_image, save_json, save_mask
 from rsguided.landcover import Segmenter, for_prediction, predict
 from rsguided.pseudolabel import pseudolabel
-from rsguided.unet import create_unet
+from rsguided.unet import Cond, create_unet
 
 def timed(what, unit, n, f):
     t = time.time()
@@ -65,7 +65,7 @@ def loader_speed(data, d, bs=16):
 
 def steps(model, n):
     opt = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    x, t, c = torch.randn(8, 3, model.size, model.size), torch.randint(1000, (8,)), torch.zeros(8, model.cond.n, model.size, model.size)
+    x, t, c = torch.randn(8, 3, model.size, model.size), torch.randint(1000, (8,)), Cond(torch.zeros(8, model.cond.n, model.size, model.size))
     for _ in range(n):
         (model(x, t, c) - x).square().mean().backward()
         opt.step()
@@ -73,7 +73,7 @@ def steps(model, n):
 
 @torch.no_grad()
 def forwards(model, n):
-    x, t, c = torch.randn(16, 3, model.size, model.size), torch.randint(1000, (16,)), torch.zeros(16, model.cond.n, model.size, model.size)
+    x, t, c = torch.randn(16, 3, model.size, model.size), torch.randint(1000, (16,)), Cond(torch.zeros(16, model.cond.n, model.size, model.size))
     for _ in range(n): model(x, t, c)
 
 if __name__ == '__main__':
