@@ -1,6 +1,6 @@
 """Training here beside the published loop re-expressed in plain diffusers, on this machine: images per second, and share of the measured matrix peak.
 
-    python benchmarks/train.py [--preset reference --size 128 --steps 2]
+    python benchmarks/train.py [--preset reference --size 128 --steps 3]
 
 Both sides: batch 2, 8 batches per optimiser step, one clipping and one update of the average per step (`tiny`: batch 16, no accumulation).
 """
@@ -12,20 +12,21 @@ import torch, torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from fastai.callback.core import Callback
+from fastcore.basics import store_attr
 from rsguided.cache import pair_dls
 from rsguided.city import city
 from rsguided.data import PairStore, pick_device, train_val
 from rsguided.ddim_train import diffusion_learner, fit_all
-from rsguided.machine import Settings, matrix_peak, processor, use_of_peak, wait
+from rsguided import machine
+from rsguided.machine import Settings, wait
 from rsguided.pseudolabel import pseudolabel
-from rsguided.unet import Conditioning, create_unet
+from rsguided.unet import Conditioning, create_unet, forward_flops
 
-def published(dls, model, accumulate, steps, device):
-    "Seconds of optimiser steps: fp32, id channel, linear betas, epsilon, AdamW, diffusers' EMA"
+def published(dls, model, accumulate, device):
+    "Makes one optimiser step each time it is asked: fp32, id channel, linear betas, epsilon, AdamW, diffusers' EMA"
     unet, sched = model.unet.to(device).train(), DDPMScheduler()
-    opt, ema, res, it = torch.optim.AdamW(unet.parameters(), lr=1e-4), EMAModel(unet.parameters()), [], iter(dls.train)
-    for _ in range(steps):
-        t0 = time.perf_counter()
+    opt, ema, it = torch.optim.AdamW(unet.parameters(), lr=1e-4), EMAModel(unet.parameters()), iter(dls.train)
+    while True:
         for _ in range(accumulate):
             x0, m, *_ = next(it)
             eps, t = torch.randn_like(x0), torch.randint(1000, (len(x0),), device=device)
@@ -38,21 +39,25 @@ def published(dls, model, accumulate, steps, device):
         opt.step()
         opt.zero_grad()
         ema.step(unet.parameters())
-        wait(device)
-        res.append(time.perf_counter()-t0)
-    return res
+        yield
 
-class Clock(Callback):
+class InTurns(Callback):
+    "After each optimiser step of ours, one of the other side, and a look at the peak: all of them see the same moods of the machine"
     order, run_valid = 99, False
-    def __init__(self): self.at = []
-    def after_step(self):
+    def __init__(self, other, precision): store_attr()
+    def before_fit(self): self.times, self.peaks, self.t0 = dict(rsguided=[], published=[]), dict(bf16=[], fp32=[]), time.perf_counter()
+    def lap(self, k):
         wait(self.dls.device)
-        self.at.append(time.perf_counter())
-
-def ours(dls, model, accumulate, steps, device, settings):
-    c = Clock()
-    fit_all(diffusion_learner(dls, settings.apply(model, device), steps=steps, accumulate=accumulate, cbs=[c]))
-    return [b-a for a,b in zip(c.at, c.at[1:])]
+        self.times[k].append(time.perf_counter()-self.t0)
+        self.t0 = time.perf_counter()
+    def after_step(self):
+        self.lap('rsguided')
+        next(self.other)
+        self.lap('published')
+        for k,v in self.peaks.items():
+            machine._peaks.clear()
+            v.append(machine.matrix_peak(self.dls.device, k))
+        self.t0 = time.perf_counter()
 
 p = argparse.ArgumentParser()
 p.add_argument('--preset', default='reference')
@@ -68,13 +73,14 @@ with tempfile.TemporaryDirectory() as d:
     store = PairStore(pseudolabel(d/'city', d/'pairs', 'truth', max_background=1.))
     loaders = lambda: pair_dls(*train_val(store), size=a.size, bs=bs, every=10**6, device=device, cache=d)
     fast = Settings.pick(device)
-    peaks = {k: matrix_peak(device, k, 2.) for k in ('fp32', fast.precision)}
-    print(f'{processor(device)}, torch {torch.__version__}; peak ' + ', '.join(f'{k} {v/1e9:.0f} GFLOP/s' for k,v in peaks.items()))
-    net = lambda cond: create_unet(a.preset, cond, a.size)
-    sides = dict(published=lambda m: published(loaders(), m, acc, a.steps, device), rsguided=lambda m: ours(loaders(), m, acc, a.steps+1, device, fast))
-    rate = {}
-    for k,f in sides.items():
-        m = net(Conditioning(store.classes, ('id',)) if k == 'published' else None)
-        rate[k] = bs*acc/median(f(m))
-        print(f'{k:10} {rate[k]:8.2f} images/s, {use_of_peak(m, rate[k]):.0%} of the {m.precision} peak', flush=True)
-    print(f'rsguided is {rate["rsguided"]/rate["published"]:.2f} times as fast ({a.preset}, {a.size} px, batch {bs} x {acc})')
+    other = create_unet(a.preset, Conditioning(store.classes, ('id',)), a.size)
+    net, turns = create_unet(a.preset, size=a.size), InTurns(published(loaders(), other, acc, device), fast.precision)
+    fit_all(diffusion_learner(loaders(), fast.apply(net, device), steps=a.steps+1, accumulate=acc, cbs=[turns]))
+peak = {k: median(v) for k,v in turns.peaks.items()}
+rate = {k: bs*acc/median(v[1:]) for k,v in turns.times.items()}       # the first step of each warms up
+flops = 3*forward_flops(net)
+print(f'{machine.processor(device)}, torch {torch.__version__}; medians of {a.steps} steps in turns; '
+    + ', '.join(f'{k} peak {v/1e9:.0f} GFLOP/s' for k,v in peak.items()))
+for k,prec in dict(published='fp32', rsguided=fast.precision).items():
+    print(f'{k:10} {rate[k]:8.2f} images/s, {rate[k]*flops/peak[prec]:.0%} of the {prec} peak')
+print(f'rsguided is {rate["rsguided"]/rate["published"]:.2f} times as fast ({a.preset}, {a.size} px, batch {bs} x {acc})')

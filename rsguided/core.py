@@ -6,8 +6,8 @@ Docs: https://rsguided.github.io/rsguided/core.html.md"""
 
 # %% auto #0
 __all__ = ['IMAGE_EXTS', 'LEFTOVER', 'IGNORE', 'LOVEDA', 'InputError', 'write_atomic', 'save_json', 'write_jsonl', 'read_json',
-           'read_jsonl', 'apart', 'may_write', 'new_folder', 'folder_lock', 'fingerprint', 'is_done', 'set_done',
-           'resumed_folder', 'Classes', 'colour', 'save_mask']
+           'read_jsonl', 'apart', 'may_write', 'new_folder', 'listed', 'folder_lock', 'fingerprint', 'is_done',
+           'set_done', 'resumed_folder', 'Classes', 'colour', 'save_mask']
 
 # %% ../nbs/00_core.ipynb #965d1eab
 import os, re, json, hashlib, shutil, tempfile
@@ -99,7 +99,9 @@ def new_folder(
         os.replace(tmp, path)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #55fd025c
+# %% ../nbs/00_core.ipynb #c49939cf
+def listed(text): return [s.strip() for s in text.split(',') if s.strip()]   # what an argument lists, separated by commas
+
 IMAGE_EXTS = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
 LEFTOVER = re.compile(r'\..+\.\d+(\.\w+)?')   # how things are called while they are written: .NAME.PID.…
 

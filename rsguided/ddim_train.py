@@ -6,13 +6,13 @@ Docs: https://rsguided.github.io/rsguided/ddim_train.html.md"""
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PREDICTS', 'RECIPES', 'noise_schedule', 'add_noise', 'target', 'loss_weights', 'weighted_mse', 'draws',
-           'NoiseCB', 'lr_factor', 'StepCB', 'EMACB', 'LossCB', 'fused_adamw', 'diffusion_learner', 'no_memory',
-           'halve_batch', 'fit_all', 'plot_losses', 'train_state', 'load_state', 'checkpoints', 'write_state',
-           'last_state', 'CheckpointCB', 'picture_row', 'PreviewCB', 'ProgressCB', 'TensorBoardCB', 'read_history',
-           'write_history', 'follow_recipe', 'training_length', 'clear_model', 'read_state', 'training_pairs',
-           'network', 'train', 'Training', 'stored_gsd', 'disk_full', 'Interrupted']
+           'NoiseCB', 'lr_factor', 'StepCB', 'EMACB', 'LossCB', 'fused_adamw', 'diffusion_learner', 'halve_batch',
+           'fit_all', 'plot_losses', 'train_state', 'load_state', 'checkpoints', 'write_state', 'last_state',
+           'CheckpointCB', 'picture_row', 'PreviewCB', 'ProgressCB', 'TensorBoardCB', 'read_history', 'write_history',
+           'follow_recipe', 'training_length', 'clear_model', 'read_state', 'training_pairs', 'network', 'train',
+           'Training', 'stored_gsd', 'disk_full', 'Interrupted']
 
-# %% ../nbs/03_ddim_train.ipynb #971fc66c
+# %% ../nbs/03_ddim_train.ipynb #0bde0b6d
 import csv, errno, math, shutil, time, warnings
 import matplotlib.pyplot as plt
 import numpy as np, torch, torch.nn as nn, torch.nn.functional as F
@@ -28,12 +28,12 @@ from fastai.callback.progress import ProgressCallback   # brings Learner.no_bar
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from tqdm.auto import tqdm
-from .core import InputError, folder_lock, fingerprint, write_atomic, colour
-from .data import PairStore, load_pair, train_val, generator, save_image
+from .core import InputError, folder_lock, fingerprint, listed, write_atomic, colour
+from .data import PairStore, train_val, generator, save_image
 from .look import balance_weights
-from .cache import Batch, from_unit, image_pairs, pair_dls
-from .unet import Conditioning, create_unet, check_size, load_model, save_model, take_away, warm_start, PRESETS
-from .machine import Ranks, Settings, Stop, process_group, processor, use_of_peak
+from .cache import Batch, from_unit, gsd_at, image_pairs, pair_dls
+from .unet import Conditioning, check_preset, check_side, create_unet, load_model, save_model, take_away, warm_start
+from .machine import Ranks, Settings, Stop, no_memory, process_group, processor, use_of_peak
 
 # %% ../nbs/03_ddim_train.ipynb #a1de8d1c
 SCHEDULES = dict(linear=dict(beta_schedule='linear'), cosine=dict(beta_schedule='squaredcos_cap_v2'),
@@ -140,7 +140,7 @@ def lr_factor(
     "Linear warm-up, then half a cosine down to 0"
     return min(1., (step+1)/max(1, warmup)) * .5*(1 + math.cos(math.pi*min(1., done)))
 
-# %% ../nbs/03_ddim_train.ipynb #4c54cc17
+# %% ../nbs/03_ddim_train.ipynb #54ed5033
 class StepCB(Callback):
     "Optimiser steps: accumulation, clipping, learning rate, and the end of training"
     order, run_valid = 60, False
@@ -173,19 +173,25 @@ class StepCB(Callback):
     def before_step(self):
         self.micro += 1
         if self.micro % self.accumulate: raise CancelBatchException   # keep the gradients, take the next batch
-        self.scaler.unscale_(self.opt.opt)
-        self.ranks.mean_([p.grad for p in self.model.parameters() if p.grad is not None])
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        if not (self.scaler.is_enabled() or norm.isfinite()):
-            raise InputError(f'the loss became {self.loss.item():.3g} at step {self.step+1}; the checkpoint before it is kept: '
-                'a smaller --lr, or fp32, may go on from there with --resume')
-        self.scaler.step(self.opt.opt)
-        self.scaler.update()
+        self.optimise()
         self.step += 1
         self.done = self.share()
-        raise CancelStepException   # the scaler has made the step
+        raise CancelStepException   # the optimiser has made the step
     def after_batch(self):
         if self.micro % self.accumulate == 0 and self.done >= 1: raise CancelTrainException
+
+# %% ../nbs/03_ddim_train.ipynb #5e5336ec
+@patch
+def optimise(self:StepCB):
+    "Average over the processes, clip, step"
+    self.scaler.unscale_(self.opt.opt)
+    self.ranks.mean_([p.grad for p in self.model.parameters() if p.grad is not None])
+    norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+    if not (self.scaler.is_enabled() or norm.isfinite()):
+        raise InputError(f'the loss became {self.loss.item():.3g} at step {self.step+1}; the checkpoint before it is kept: '
+            'a smaller --lr, or fp32, may go on from there with --resume')
+    self.scaler.step(self.opt.opt)
+    self.scaler.update()
 
 # %% ../nbs/03_ddim_train.ipynb #82c3146d
 class EMACB(Callback):
@@ -239,10 +245,7 @@ def diffusion_learner(
     learn.remove_cb(learn.recorder)     # `LossCB` keeps the losses, in any precision
     return learn
 
-# %% ../nbs/03_ddim_train.ipynb #8b6d9a2a
-def no_memory(e): # is that what the exception says?
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
-
+# %% ../nbs/03_ddim_train.ipynb #392afa85
 def halve_batch(learn):
     "The same step in twice as many batches"
     sc, dl = learn.step_cb, learn.dls.train
@@ -417,7 +420,7 @@ def write_history(folder, rows):
             w.writerows(rows)
     write_atomic(Path(folder)/'history.csv', write)
 
-# %% ../nbs/03_ddim_train.ipynb #6c990756
+# %% ../nbs/03_ddim_train.ipynb #39a11299
 RECIPES = dict(
     default=dict(prediction_type='sample', schedule='cosine', min_snr=0., channels='classes,boundary', accumulate=1,
         warmup=50, ema=.995, clip=1., symmetries=8, ablate=0., null=0.),
@@ -434,7 +437,8 @@ def follow_recipe(
 ) -> dict:
     "The arguments that a recipe comes to"
     if name not in RECIPES: raise InputError(f'recipe {name!r} is unknown; {", ".join(RECIPES)} are there')
-    own = dict(batch_size=PRESETS[preset]['bs'], lr=PRESETS[preset]['lr'])
+    p = check_preset(preset)
+    own = dict(batch_size=p['bs'], lr=p['lr'])
     res = own | RECIPES['default'] | RECIPES[name] | {k: v for k,v in given.items() if v is not None}
     if min(res['batch_size'], res['accumulate']) < 1:
         raise InputError(f'batch size {res["batch_size"]} and accumulation {res["accumulate"]} must be at least 1')
@@ -479,16 +483,15 @@ def read_state(
         raise InputError(f'{model} was trained with {diff[0]} {was.get(diff[0])}, not {args[diff[0]]}; --overwrite begins anew')
     return st
 
-# %% ../nbs/03_ddim_train.ipynb #0470e293
+# %% ../nbs/03_ddim_train.ipynb #5edaea17
 def training_pairs(
     store,    # `PairStore`
     seed=0,   # of the split, where one has to be made
     more='',  # folders of images without masks, separated by commas
 ) -> tuple:   # training pairs, validation pairs, names of the domains
-    "Everything to learn from and to be judged by; every file is opened once"
+    "Everything to learn from and to be judged by"
     tr, va = train_val(store, seed)
-    for p in tr+va: load_pair(p, None, store.classes)
-    folders = [Path(f.strip()) for f in (more or '').split(',') if f.strip()]
+    folders = [Path(f) for f in listed(more or '')]
     tr = tr + [p for f in folders for p in image_pairs(f, f.name, channels=tr[0].channels, range=tr[0].range)]
     return tr, va, sorted({p.domain for p in tr if p.domain})
 
@@ -498,19 +501,22 @@ def network(
 ):
     "The network to train"
     if not init: return create_unet(preset, cond, size, kind.channels, dtype=kind.dtype)
-    if not (Path(init)/'rsguided.json').exists(): return warm_start(init, cond, size)
-    net, _ = load_model(init)
-    if (d := net.cond.to_dict()) != cond.to_dict() or net.cond.classes != cond.classes:
-        raise InputError(f'{init} is conditioned on {", ".join(d["names"])}, not on {", ".join(cond.names)}')
-    net.size, net.info = size, dict(licences=net.info.get('licences', []))
+    if (Path(init)/'rsguided.json').exists():
+        net, _ = load_model(init)
+        told = lambda c: (c.names, c.gsd, c.domains, c.classes.to_dict())
+        if told(net.cond) != told(cond):
+            raise InputError(f'{init} is conditioned on {", ".join(net.cond.names)}, not on {", ".join(cond.names)}')
+        net.cond, net.size, net.info = cond, size or net.size, dict(licences=net.info.get('licences', []))
+    else: net = warm_start(init, cond, size)
+    check_side(net.size, net.fold, len(net.unet.config.block_out_channels), init)
     return net
 
-# %% ../nbs/03_ddim_train.ipynb #c47d6293
+# %% ../nbs/03_ddim_train.ipynb #d84c65f2
 def train(
     pairs:str,             # pair store
     model:str,             # model folder to write
     preset:str='tiny',     # tiny, small or reference
-    size:int=None,         # side that tiles are resized to, pixels; default: the preset's
+    size:int=None,         # side that tiles are resized to, pixels; default: the preset's, or that of `init`
     steps:int=None,        # optimiser steps in all (default 5000)
     epochs:float=None,     # or passes over the images
     minutes:float=None,    # or minutes, earlier sessions included
@@ -552,25 +558,24 @@ def train(
     a = dict(locals())
     with process_group(device) as device: return Training(a, device).run()
 
-# %% ../nbs/03_ddim_train.ipynb #1c1fa52c
+# %% ../nbs/03_ddim_train.ipynb #fd7833e8
 class Training:
     "One call of `train`: `a` are its arguments"
     def __init__(self, a, device):
         self.a, self.device, self.ranks = a, device, Ranks()
         self.folder, self.store = Path(a['model']), PairStore(a['pairs'])
-        size = self.size = a['size'] or PRESETS.get(a['preset'], {}).get('size', 0)
-        if not a['init']: check_size(size, a['preset'])
         how = self.how = follow_recipe(a['recipe'], a['preset'], **{k: a[k] for k in _recipe})
         self.sched = noise_schedule(how['prediction_type'], how['schedule'])
         self.tr, self.va, domains = training_pairs(self.store, a['seed'], a['more'])
-        names = lambda s: [o.strip() for o in s.split(',') if o.strip()]
-        channels = [c for c in names(how['channels']) if c != 'none']
-        self.cond = Conditioning(self.store.classes, channels, names(a['kinds']), a['gsd'], domains if a['domain'] else (),
+        channels = [c for c in listed(how['channels']) if c != 'none']
+        self.cond = Conditioning(self.store.classes, channels, listed(a['kinds']), a['gsd'], domains if a['domain'] else (),
             how['ablate'], how['null'])
+        torch.manual_seed(a['seed'])
+        self.net = network(a['preset'], self.cond, a['size'], self.tr[0], a['init'])
         batch = how['batch_size']*how['accumulate']*self.ranks.world
         self.length = training_length(a['steps'], a['epochs'], a['minutes'], len(self.tr), batch)
         more = {k: a[k] for k in ('preset', 'kinds', 'gsd', 'domain', 'more', 'balance', 'init', 'seed')}
-        self.args = dict(how, **more, size=size, batch=batch)
+        self.args = dict(how, **more, size=self.net.size, batch=batch)
         self.st = read_state(self.folder, self.args, a['resume'], a['overwrite'])
         again = self.st and not a['precision']
         self.settings = Settings(**self.st['settings']) if again else Settings.pick(device, a['precision'], a['settings'])
@@ -580,30 +585,28 @@ class Training:
 _recipe = ('batch_size', 'accumulate', 'lr', 'warmup', 'ema', 'prediction_type', 'schedule', 'min_snr', 'channels', 'ablate',
     'null', 'symmetries')
 
-# %% ../nbs/03_ddim_train.ipynb #720bdf17
+# %% ../nbs/03_ddim_train.ipynb #1dabcb1c
 @patch
 def prepare(self:Training):
-    "Network, loaders, learner"
+    "Loaders, learner, and what the model folder will tell"
     a, how = self.a, self.how
-    torch.manual_seed(a['seed'])
-    self.net = network(a['preset'], self.cond, self.size, self.tr[0], a['init'])
     self.settings.apply(self.net, self.device)
     if a['checkpointing']: self.net.unet.enable_gradient_checkpointing()
     self.net.scheduler = self.sched
     weights = balance_weights(self.tr, self.store.classes, a['balance']) if a['balance'] else None
-    dls = pair_dls(self.tr, self.va, self.size, how['batch_size'], 100*how['accumulate'], self.store.classes, a['seed'],
+    dls = pair_dls(self.tr, self.va, self.net.size, how['batch_size'], 100*how['accumulate'], self.store.classes, a['seed'],
         how['symmetries'], a['workers'], self.device, weights=weights, kinds=self.cond.kinds, domains=self.cond.domains,
         rank=self.ranks.rank, world=self.ranks.world)
     self.learn = diffusion_learner(dls, self.net, self.sched, a['seed'], how['ema'], how['min_snr'], steps=self.length[0],
         minutes=self.length[1], **{k: how[k] for k in ('accumulate', 'lr', 'warmup', 'clip')})
     root, flags = self.store.root, sorted({*self.store.licences, *self.net.info.pop('licences', [])})
-    self.facts = dict(gsd=stored_gsd(self.tr, self.size), data=fingerprint(root/'manifest.jsonl', root/'instances'), licences=flags,
+    self.facts = dict(gsd=stored_gsd(self.tr, self.net.size), data=fingerprint(root/'manifest.jsonl', root/'instances'), licences=flags,
         n_train=len(self.tr), range=self.tr[0].range, processes=self.ranks.world, processor=processor(self.device),
         settings=self.settings.to_dict())
 
 def stored_gsd(pairs, size):
     "Metres per pixel once tiles are resized to `size`; None if it is not known"
-    gs = [p.gsd*max(p.h, p.w)/size for p in pairs if p.gsd]
+    gs = [gsd_at(p, size) for p in pairs if p.gsd]
     return round(float(np.median(gs)), 4) if gs else None
 
 # %% ../nbs/03_ddim_train.ipynb #b5e59814
@@ -638,7 +641,7 @@ def keep_best(self:Training, learn, facts):
         save_model(self.folder/'best', self.net, self.sched, **facts, score=s)
     learn.emacb.swap()
 
-# %% ../nbs/03_ddim_train.ipynb #42bf67b4
+# %% ../nbs/03_ddim_train.ipynb #683af08d
 class Interrupted(KeyboardInterrupt): "Stopped by a signal, with everything saved"
 
 @patch
@@ -665,6 +668,6 @@ def report(self:Training):
     if a['tensorboard']: learn.add_cb(tb := TensorBoardCB(self.folder/'logs'))
     if a['draw']: learn.add_cb(PreviewCB(self.folder/'preview', a['draw'], a['preview_every'], log=tb and tb.picture))
     learn.add_cb(ProgressCB())
-    print(f'train: {a["preset"]} ({self.net.n_params/1e6:.1f} M parameters) at {self.size} px on {len(self.tr)} images, '
+    print(f'train: {a["preset"]} ({self.net.n_params/1e6:.1f} M parameters) at {self.net.size} px on {len(self.tr)} images, '
         f'{len(self.va)} to validate on, {self.settings} on {self.device.type}' + f', {self.ranks.world} processes'*(self.ranks.world > 1)
         + (f'; goes on at step {self.st["step"]}' if self.st else ''))

@@ -6,10 +6,10 @@ Docs: https://rsguided.github.io/rsguided/landcover.html.md"""
 
 # %% auto #0
 __all__ = ['LoveDAHRNet', 'Folded', 'build_segmenter', 'LateConv', 'late_convs', 'Segmenter', 'save_segmenter', 'read_weights',
-           'load_hrnet', 'load_segmenter', 'window_starts', 'taper', 'taper_sum', 'net_zoom', 'predict',
-           'choose_precision', 'for_prediction', 'confusion', 'union_counts', 'iou_counts', 'iou', 'show_confusion',
-           'read_pairs', 'wh', 'folder_classes', 'Crops', 'class_weights', 'segmentation_loss', 'BudgetCB', 'BestCB',
-           'ResumeCB', 'train_segmenter', 'check_training']
+           'load_hrnet', 'load_segmenter', 'window_starts', 'taper', 'taper_sum', 'net_precision', 'net_zoom',
+           'predict', 'choose_precision', 'for_prediction', 'confusion', 'union_counts', 'iou_counts', 'iou',
+           'show_confusion', 'read_pairs', 'wh', 'folder_classes', 'Crops', 'class_weights', 'segmentation_loss',
+           'BudgetCB', 'BestCB', 'ResumeCB', 'train_segmenter', 'check_training']
 
 # %% ../nbs/00e_landcover.ipynb #0c27aaed
 import math, pickle, re, time
@@ -248,7 +248,10 @@ def _at_scale(seg, x, z, window, overlap, bs, tta): # uint8 (n,3,h,w), zoom → 
         _windows(seg, x[0], window, overlap, bs, tta)[None]
     return p if (H,W) == (h,w) else F.interpolate(p, (h,w), mode='bilinear', align_corners=False)
 
-# %% ../nbs/00e_landcover.ipynb #b8119a84
+# %% ../nbs/00e_landcover.ipynb #761fd28e
+def net_precision(precision, device): # `pick_precision` that knows 'mixed'
+    return precision if precision == 'mixed' else pick_precision(precision, device)
+
 def net_zoom(
     seg,           # `Segmenter`
     h, w,          # of the image
@@ -271,12 +274,12 @@ def predict(
     tta=1,          # symmetries that are averaged: 1, 2, 4 or 8
     scales=(1.,),   # enlargements that are averaged
     device=None,    # see `pick_device`
-    precision=None, # see `pick_precision`; or 'mixed'
+    precision=None, # see `net_precision`
 ) -> list:          # of float32 (classes,h,w), probabilities at each image's own size
     "Land-cover probabilities of images"
     device, train, res = pick_device(device), seg.training, []
     gsds = gsd if isinstance(gsd, (list, tuple)) else [gsd]*len(images)
-    seg.to(device).eval().precision = precision if precision == 'mixed' else pick_precision(precision, device)
+    seg.to(device).eval().precision = net_precision(precision, device)
     with seg.autocast(device):       # around all batches: weights are rounded once
         for (shape,g),grp in groupby(zip(images, gsds), key=lambda o: (o[0].shape, o[1])):
             grp = [im for im,_ in grp]
@@ -550,7 +553,7 @@ class ResumeCB(Callback):
         if time.monotonic() - self.last > 60: self.save()
     def after_fit(self): self.save()
 
-# %% ../nbs/00e_landcover.ipynb #0e2d50bc
+# %% ../nbs/00e_landcover.ipynb #13596a35
 def train_segmenter(
     pairs,              # folder with `image/` and `mask/`, or list of (image uint8 (h,w,3), mask uint8 (h,w))
     size=256,           # side of the crops, pixels
@@ -563,7 +566,7 @@ def train_segmenter(
     classes=LOVEDA,     # `Classes`
     seed=0,             # of weights and crops
     device=None,        # see `pick_device`
-    precision=None,     # see `pick_precision`; 'fp16' trains in fp32
+    precision=None,     # see `net_precision`; 'mixed' trains in the fast precision, 'fp16' in fp32
     progress=False,     # show a bar, on a terminal
     licences=(),        # flags of the pairs
     depth=None,         # halvings in the encoder; None: 5, or 4 for crops under 128 px
@@ -586,7 +589,7 @@ def train_segmenter(
     depth = depth or (4 if size//fold < 128 else 5)
     check_training(len(pairs), size, steps, minutes, bs, zoom, fold*2**depth)
     device = pick_device(device)
-    prec = pick_precision(precision, device).replace('fp16', 'fp32')
+    prec = pick_precision(None if precision == 'mixed' else precision, device).replace('fp16', 'fp32')
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         seg = Segmenter(classes, arch, encoder, depth, fold, size, zoom, gsd and gsd/zoom, licences, prec).to(device)

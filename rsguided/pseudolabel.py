@@ -6,10 +6,11 @@ Docs: https://rsguided.github.io/rsguided/pseudolabel.html.md"""
 
 # %% auto #0
 __all__ = ['fuse', 'canny_roads', 'choose_land_cover', 'read_layers', 'check_layers', 'chunks', 'land_covers', 'background',
-           'hidden_pixels', 'without_hidden', 'stored_buildings', 'store_pair', 'common_gsd', 'train_for',
-           'pseudolabel', 'check_arguments', 'check_prediction', 'store_all', 'open_network', 'weights_sum', 'report']
+           'hidden_pixels', 'without_hidden', 'stored_buildings', 'store_pair', 'all_stored', 'common_gsd', 'train_for',
+           'pseudolabel', 'check_masks', 'check_arguments', 'check_prediction', 'store_all', 'open_network',
+           'weights_sum', 'report']
 
-# %% ../nbs/01_pseudolabel.ipynb #3d7c0be6
+# %% ../nbs/01_pseudolabel.ipynb #523e77ba
 import json, math
 from itertools import groupby
 from pathlib import Path
@@ -17,11 +18,11 @@ import numpy as np
 from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
-from .core import IGNORE, LOVEDA, InputError, apart, fingerprint, read_jsonl, resumed_folder, write_jsonl
+from .core import IGNORE, LOVEDA, InputError, apart, fingerprint, listed, read_jsonl, resumed_folder, write_jsonl
 from .data import (check_gsd, check_images, draw_instances, finish_store, hidden, load_codes, load_image,
-    load_mask, manifest_row, pick_device, pick_precision, read_data, seen, with_buildings, write_pair)
+    load_mask, manifest_row, pick_device, read_data, seen, with_buildings, write_pair)
 from .download import weights_licences
-from .landcover import (Segmenter, choose_precision, folder_classes, for_prediction, read_pairs,
+from .landcover import (Segmenter, choose_precision, folder_classes, for_prediction, net_precision, read_pairs,
     train_segmenter, wh)
 
 # %% ../nbs/01_pseudolabel.ipynb #e7d1eaf7
@@ -157,7 +158,7 @@ def land_covers(
 
 def background(classes): return classes.names.index('background') if 'background' in classes.names else 0
 
-# %% ../nbs/01_pseudolabel.ipynb #2acd376d
+# %% ../nbs/01_pseudolabel.ipynb #954a33fa
 def hidden_pixels(rec, nodata=None): # bool (h,w): where the image has alpha 0 or a border of `nodata`
     if nodata is None and rec.path.suffix.lower() in ('.jpg', '.jpeg', '.bmp'): return np.zeros((rec.h, rec.w), bool)
     return hidden(rec.path, nodata, channels=3)[1]
@@ -197,6 +198,9 @@ def store_pair(
     if (H,W) != (rec.h, rec.w): im = np.asarray(Image.fromarray(load_image(rec.path)).resize((W, H), Image.BICUBIC))
     return write_pair(root, rec, m, im, blds, classes, **extra)
 
+def all_stored(recs, size): # {(split, name): buildings at the stored side} of the labelled images
+    return {(r.split, r.name): stored_buildings(r, size or r.h, size or r.w) for r in recs if r.buildings is not None}
+
 # %% ../nbs/01_pseudolabel.ipynb #dc7e23a6
 def common_gsd(recs): # metres per pixel, None if no image says
     gsds = [r.gsd for r in recs if r.gsd]
@@ -221,7 +225,7 @@ def train_for(
     state.unlink()
     return seg
 
-# %% ../nbs/01_pseudolabel.ipynb #1d940ede
+# %% ../nbs/01_pseudolabel.ipynb #c19f28d7
 def pseudolabel(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     pairs:str,            # pair store to make
@@ -255,27 +259,24 @@ def pseudolabel(
     check_arguments(dict(max_background=max_background, min_confidence=min_confidence, max_ignore=max_ignore),
         size=size, net_size=net_size, window=window, landcover_steps=landcover_steps, batch_size=batch_size)
     dev, recs = pick_device(device), read_data(data, categories)
-    if precision != 'mixed': pick_precision(precision, dev)
+    net_precision(precision, dev)
     check_images(recs)
     recs = [without_hidden(r, nodata)._replace(gsd=r.gsd or gsd) for r in recs]
     kind, line = choose_land_cover(data, recs, segmenter, landcover)
     training = kind == 'network' and segmenter == 'auto'
     seg, found = open_network(segmenter) if kind == 'network' and not training else (None, [])
     classes = seg.classes if seg else folder_classes(landcover if training else data)
-    names, flags = ([s.strip() for s in o.split(',') if s.strip()] for o in (layers, licences))
+    names, flags = listed(layers), listed(licences)
     check_gsd(gsd)
     zooms = check_prediction(tta, scales)
     flags = list(dict.fromkeys(flags + weights_licences(data) + found))
-    check_layers(data, names, classes, canny)
-    for r in recs: read_layers(data, r, names, classes)     # or the last one would be found damaged after hours
-    for r in recs:
-        if kind == 'truth' and _truth(data, r).exists(): _beside(data, r, 'landcover', lambda f: load_mask(f, classes))
+    check_masks(data, recs, kind, names, classes, canny)
     lcs = read_pairs(landcover, classes, common_gsd(recs)) if training else None
     args |= dict(data=fingerprint(data), landcover=fingerprint(landcover), flags=flags, network=weights_sum(seg))
     with resumed_folder(pairs, args, overwrite) as d:
         print(f'Land cover: {line}')
         if training: seg = train_for(recs, lcs, d/'segmenter', net_size, classes, steps=landcover_steps, seed=seed,
-            device=dev, precision=None if precision == 'mixed' else precision, licences=flags, workers=workers,
+            device=dev, precision=precision, licences=flags, workers=workers,
             progress=True)
         seg = seg and for_prediction(seg)
         before = [r['precision'] for r in read_jsonl(d/'manifest.jsonl')]
@@ -285,12 +286,16 @@ def pseudolabel(
         extra = lambda: dict(landcover=kind, licences=flags, precision=seg.precision if seg else None)
         rows = store_all(d, recs, lands, extra, classes, size, max_background, max_ignore, nodata)
         report(rows, data)
-        side = lambda r: (size, size) if size else (r.h, r.w)
-        blds = {(r.split, r.name): stored_buildings(r, *side(r)) for r in recs if r.buildings is not None}
-        finish_store(d, rows, blds, classes)
+        finish_store(d, rows, all_stored(recs, size), classes)
     return Path(pairs)
 
-# %% ../nbs/01_pseudolabel.ipynb #35520d54
+# %% ../nbs/01_pseudolabel.ipynb #dc1397a2
+def check_masks(data, recs, kind, layers, classes, canny): # read all of them now: the last one would be found damaged after hours
+    check_layers(data, layers, classes, canny)
+    for r in recs:
+        read_layers(data, r, layers, classes)
+        if kind == 'truth' and _truth(data, r).exists(): _beside(data, r, 'landcover', lambda f: load_mask(f, classes))
+
 def check_arguments(shares, **positive):
     "`InputError` for what cannot be"
     for k,v in shares.items():

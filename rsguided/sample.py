@@ -8,19 +8,18 @@ Docs: https://rsguided.github.io/rsguided/sample.html.md"""
 __all__ = ['SAMPLERS', 'make_sampler', 'denoise', 'image_noise', 'paint', 'to_uint8', 'mask_items', 'mask_labels',
            'scaled_buildings', 'sample']
 
-# %% ../nbs/04_sample.ipynb #7454ae99
+# %% ../nbs/04_sample.ipynb #3eaeff35
 import hashlib, json, shutil, warnings
 import numpy as np, torch
 from pathlib import Path
-from PIL import Image
 from diffusers import DPMSolverMultistepScheduler
 from tqdm.auto import tqdm
 from .core import InputError, folder_lock, read_jsonl, write_atomic, write_jsonl, save_json, save_mask
-from .data import (Pair, PairStore, Record, load_labels, load_mask, coco_dict, generator, mask_path, pick_device,
-    pick_precision, save_image)
-from .cache import from_unit
+from rsguided.data import (Pair, PairStore, Record, load_labels, coco_dict, generator, pick_device, pick_precision,
+    save_image)
+from .cache import all_kinds, domain_of, from_unit, gsd_at
 from .sources import outlines
-from .unet import load_model
+from .unet import WEIGHTS, load_model
 
 # %% ../nbs/04_sample.ipynb #d9200584
 SAMPLERS = {'ddim': 1, 'dpm++': 2}   # order
@@ -61,7 +60,7 @@ def image_noise(
     "Standard normal noise as a function of seed, mask name and copy"
     return torch.randn(shape, generator=generator(seed, name, copy))
 
-# %% ../nbs/04_sample.ipynb #51d343fa
+# %% ../nbs/04_sample.ipynb #fe4bbe08
 @torch.no_grad()
 def paint(
     model,     # `GuidedUNet`
@@ -86,9 +85,9 @@ def to_uint8(
     x, # (n,c,h,w) in [-1,1]
 ) -> np.ndarray: # uint8 (n,h,w,c)
     "Images as they go to disk"
-    return ((x.clamp(-1,1)+1)*127.5).round().byte().permute(0,2,3,1).cpu().numpy()
+    return from_unit(x).transpose(0,2,3,1)
 
-# %% ../nbs/04_sample.ipynb #d7cf358d
+# %% ../nbs/04_sample.ipynb #de43e0db
 def mask_items(
     masks,      # pair store, a folder mask/KIND/SPLIT inside one, or a folder of masks
     split=None, # of a pair store; 'train' if None
@@ -117,13 +116,10 @@ def mask_labels(
     net,  # `GuidedUNet`
 ) -> tuple: # masks uint8 (kinds,h,w), instance map (h,w), metres per pixel (0 if unknown), index of the domain (-1 for none)
     "All that the network is told of a pair, at its size"
-    m, inst = load_labels(pair, net.size, net.cond.classes)
-    def other(k):
-        im = Image.fromarray(load_mask(mask_path(pair, k), net.cond.classes))
-        return np.asarray(im.resize((net.size, net.size), Image.NEAREST))
-    gsd = pair.gsd*max(pair.h, pair.w)/net.size if pair.gsd else net.info.get('gsd') or 0
-    domain = list(net.cond.domains).index(pair.domain) if pair.domain in net.cond.domains else -1
-    return np.stack([m if k == 'all' else other(k) for k in net.cond.kinds]), inst, gsd, domain
+    c = net.cond
+    m, inst = load_labels(pair, net.size, c.classes)
+    gsd = gsd_at(pair, net.size) or net.info.get('gsd') or 0.
+    return all_kinds(pair, m, c.classes, c.kinds), inst, gsd, domain_of(pair, c.domains)
 
 def scaled_buildings(
     pair, # `Pair`
@@ -170,7 +166,7 @@ def _finish(out, rows, items, net):
     save_json(out/'instances.json', coco_dict(recs, net.cond.classes, digits=3))
     write_jsonl(out/'manifest.jsonl', [{**r, 'buildings': len(c.buildings)} for r,c in zip(rows, recs)])
 
-# %% ../nbs/04_sample.ipynb #20867ec0
+# %% ../nbs/04_sample.ipynb #113e5173
 def sample(
     model:str,           # model folder
     masks:str,           # pair store, folder mask/KIND/SPLIT in one, or folder of masks
@@ -195,7 +191,7 @@ def sample(
         raise InputError('per_mask, batch_size and limit must be at least 1')
     items = mask_items(masks, split, net.cond.classes)
     labels = [mask_labels(p, net) for p in items[:limit]]
-    weights = (Path(model)/'unet'/'diffusion_pytorch_model.safetensors').read_bytes()
+    weights = (Path(model)/WEIGHTS).read_bytes()
     want = dict(split=items[0].split, seed=seed, sampler=sampler, steps=steps, precision=net.precision, size=net.size,
         model=hashlib.sha256(weights).hexdigest()[:16])
     facts = dict(gsd=net.info.get('gsd'), licences=net.info.get('licences', []))

@@ -13,7 +13,7 @@ __all__ = ['IMAGES', 'SPLITS', 'LOVEDA_RAW', 'MAP_FORM', 'MERGE', 'FLAT', 'NO_AR
            'used_ids', 'from_yolo', 'need_rasterio', 'read_footprints', 'crs_of', 'near', 'to_pixels', 'footprints_in',
            'ground_resolution', 'alpha_band', 'pick_bands', 'write_scene', 'read_scene', 'from_geojson', 'said_outside']
 
-# %% ../nbs/00b_sources.ipynb #ff2d51a4
+# %% ../nbs/00b_sources.ipynb #b4751bdf
 import math, re, shutil, tempfile, warnings
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ from fastcore.basics import listify, store_attr
 from scipy import ndimage
 from shapely.geometry import box, shape
 from tqdm import tqdm
-from .core import (Classes, IGNORE, IMAGE_EXTS, InputError, LOVEDA, apart, new_folder, read_json,
+from .core import (Classes, IGNORE, IMAGE_EXTS, InputError, LOVEDA, apart, listed, new_folder, read_json,
     save_json, save_mask, write_atomic)
 from .data import (Record, check_gsd, coco_dict, finish_store, hidden, is_lossy, load_codes, manifest_row,
     pack, polygon, read_coco, read_pixels, rings, save_image, seen, trace, write_pair)
@@ -65,7 +65,7 @@ def by_split(
     if not res: raise InputError(f'{root} holds no images and no folders SPLIT of images; either is wanted')
     return res
 
-# %% ../nbs/00b_sources.ipynb #a7f5a5ce
+# %% ../nbs/00b_sources.ipynb #81b57011
 LOVEDA_RAW = {0: IGNORE, **{i+1: i for i in range(7)}}
 
 def choose_classes(
@@ -74,7 +74,7 @@ def choose_classes(
     masks='.',    # folder of masks
 ) -> Classes:
     "The classes that are meant; known names keep their colours"
-    names = [n.strip() for n in str(classes).split(',') if n.strip()]
+    names = listed(str(classes))
     near = [p for p in (Path(masks)/'classes.json', Path(masks).parent/'classes.json') if p.is_file()]
     if not names and not near: cs = LOVEDA
     elif not names or (len(names) == 1 and names[0].endswith('.json')):
@@ -300,7 +300,7 @@ def check_codes(
         raise InputError(f'the masks hold 0 and {IGNORE} alone, and {IGNORE} means unknown; '
             f'if it means building, --class-map 0:0,{IGNORE}:{classes.names[classes.building]} is wanted')
 
-# %% ../nbs/00b_sources.ipynb #2d75dc42
+# %% ../nbs/00b_sources.ipynb #2ebf3984
 def pairs(
     images:str,         # IMAGES/SPLIT/NAME.EXT, with SPLIT.json (COCO) beside them where building polygons are known
     masks:str,          # MASKS/KIND/SPLIT/NAME.png or MASKS/SPLIT/NAME.png
@@ -326,7 +326,7 @@ def pairs(
     ims = by_split(images, split)
     a = SimpleNamespace(kinds=by_kind(masks, ims, split), given=coco_beside(images, ims), coding=coding,
         nodata=nodata, gsd=gsd, max_ignore=max_ignore, channels=channels,
-        licences=[s.strip() for s in licences.split(',') if s.strip()])
+        licences=listed(licences))
     with new_folder(out, overwrite) as d:
         done = [_join(d, s, n, f, a) for s,fs in ims.items() for n,f in tqdm(fs.items(), desc=s, disable=None)]
         rows = [r for r,_ in done] + _lone_masks(ims, a)
@@ -574,7 +574,7 @@ def label_of(image):
     if at: ps[at[-1]] = 'labels'
     return Path(*ps)
 
-# %% ../nbs/00b_sources.ipynb #5231636a
+# %% ../nbs/00b_sources.ipynb #1f4b9d79
 def building_ids(
     classes,    # ids or names separated by commas, or ''
     names:dict, # {id: name} of the data set, {} if not known
@@ -582,7 +582,7 @@ def building_ids(
 ) -> set:       # of ids
     "The classes that are buildings"
     ids = {n: i for i,n in names.items()}
-    want = [c.strip() for c in str(classes).split(',') if c.strip()]
+    want = listed(str(classes))
     if odd := [c for c in want if c not in ids and not c.isdigit()]:
         raise InputError(f'class {odd[0]!r} is not among the names; {", ".join(ids) or "an id"} is wanted')
     if none := [c for c in want if c not in ids and int(c) not in used | names.keys()]:

@@ -6,16 +6,18 @@ Docs: https://rsguided.github.io/rsguided/unet.html.md"""
 
 # %% auto #0
 __all__ = ['CHANNELS', 'PRESETS', 'WEIGHTS', 'one_hot', 'boundary', 'signed_distance', 'Cond', 'Conditioning', 'take_away',
-           'Numbers', 'GuidedUNet', 'check_size', 'create_unet', 'forward_flops', 'create_like', 'save_unet',
-           'save_model', 'load_model', 'from_published', 'side', 'to_diffusers', 'warm_start']
+           'GroupNorm', 'ResBlock', 'own_blocks', 'Numbers', 'GuidedUNet', 'check_side', 'check_preset', 'check_size',
+           'create_unet', 'forward_flops', 'create_like', 'save_weights', 'save_unet', 'save_model', 'load_model',
+           'from_published', 'side', 'to_diffusers', 'warm_start']
 
-# %% ../nbs/02_unet.ipynb #34970401
+# %% ../nbs/02_unet.ipynb #d2ff5b12
 import math
 import torch, torch.nn as nn, torch.nn.functional as F
 from functools import partial, partialmethod
 from pathlib import Path
 from typing import NamedTuple
 from diffusers import UNet2DModel, DDPMScheduler
+from diffusers.models.resnet import ResnetBlock2D
 from torch.utils.flop_counter import FlopCounterMode
 from fastcore.basics import store_attr
 from safetensors.torch import save_file, load_file
@@ -131,6 +133,58 @@ def take_away(
     hide = gone.gather(1, mask.flatten(1)).view_as(mask)
     return mask.masked_fill(hide, IGNORE), inst.masked_fill(gone[:,cond.classes.building,None,None], 0)
 
+# %% ../nbs/02_unet.ipynb #d02ca449
+class _GroupNormFn(torch.autograd.Function): # PyTorch's forward; a backward that reads channels_last as it lies
+    @staticmethod
+    def forward(ctx, x, weight, bias, groups, eps):
+        n,c,h,w = x.shape
+        y,mean,rstd = torch.native_group_norm(x, weight, bias, n, c, h*w, groups, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return y
+    @staticmethod
+    def backward(ctx, dy):
+        x,weight,mean,rstd = ctx.saved_tensors
+        n,c,g = *x.shape[:2], mean.shape[1]
+        rows = lambda v: v.contiguous(memory_format=torch.channels_last).permute(0,2,3,1).flatten(1,2)  # (n,pixels,c)
+        per_channel = lambda v: v.float().repeat_interleave(c//g, 1)
+        row = lambda v: v[:,None].to(x.dtype)
+        xs,dy,rstd = rows(x), rows(dy), per_channel(rstd)
+        xhat = torch.addcmul(row(-per_channel(mean)*rstd), xs, row(rstd))
+        one = xs.new_ones(n, 1, xs.shape[1])
+        dbias,dweight = (torch.bmm(one, v)[:,0].float() for v in (dy, dy*xhat))     # sums over pixels
+        mean_of = lambda v: per_channel((v*weight).view(n, g, -1).mean(-1)/xs.shape[1])
+        dx = torch.addcmul(row(-rstd*mean_of(dbias)), xhat, row(-rstd*mean_of(dweight)))
+        dx = torch.addcmul(dx, dy, row(rstd*weight))
+        return dx.unflatten(1, x.shape[2:]).permute(0,3,1,2), dweight.sum(0), dbias.sum(0), None, None
+
+class GroupNorm(nn.GroupNorm):
+    "`nn.GroupNorm` with a fast backward for large channels_last tensors on a CPU"
+    def forward(self, x):
+        fast = x.ndim == 4 and x.device.type == 'cpu' and x.numel() >= 2**20 and torch.is_grad_enabled()
+        if not fast or not x.is_contiguous(memory_format=torch.channels_last): return super().forward(x)
+        return _GroupNormFn.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+
+class ResBlock(ResnetBlock2D):
+    "diffusers' residual block, its input left in the layout it has"
+    def forward(self, x, temb):
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time_emb_proj(F.silu(temb))[:,:,None,None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
+
+def _plain(b): # is a residual block one of those that `ResBlock` writes out?
+    return (b.time_embedding_norm == 'default' and b.time_emb_proj is not None and not b.skip_time_act and not b.up and not b.down
+        and isinstance(b.nonlinearity, nn.SiLU) and b.output_scale_factor == 1)
+
+def own_blocks(
+    unet, # diffusers `UNet2DModel`, changed in place
+):
+    "The same network with `ResBlock` and `GroupNorm`"
+    for m in unet.modules():
+        if type(m) is nn.GroupNorm: m.__class__ = GroupNorm
+        elif type(m) is ResnetBlock2D and _plain(m): m.__class__ = ResBlock
+    return unet
+
 # %% ../nbs/02_unet.ipynb #a2ffcca7
 class Numbers(nn.Module):
     "Ground resolution and domain → what is added to the embedding of the timestep"
@@ -151,7 +205,7 @@ class Numbers(nn.Module):
             res = self.gsd(torch.cat([waves.sin(), waves.cos()], 1))*(cond.gsd > 0)[:,None]
         return res if cond.domain is None else res + self.domain(cond.domain+1)
 
-# %% ../nbs/02_unet.ipynb #52417a90
+# %% ../nbs/02_unet.ipynb #235fdc84
 class GuidedUNet(nn.Module):
     "Denoiser: noisy image, timestep and condition → what `prediction_type` says (the clean image by default)"
     def __init__(self,
@@ -165,7 +219,7 @@ class GuidedUNet(nn.Module):
         dtype='uint8',    # of the images on disk
     ):
         super().__init__()
-        self.unet, told = unet, cond.gsd or cond.domains
+        self.unet, told = own_blocks(unet), cond.gsd or cond.domains
         self.numbers = Numbers(cond, 4*unet.config.block_out_channels[0]) if told else None
         store_attr('cond,size,channels,fold,preset,precision,dtype')
         self.info = {}
@@ -177,22 +231,28 @@ class GuidedUNet(nn.Module):
     @property
     def n_params(self): return sum(p.numel() for p in self.parameters())
 
-# %% ../nbs/02_unet.ipynb #10bc6e69
+# %% ../nbs/02_unet.ipynb #abf895a0
 PRESETS = dict(
     tiny     =dict(size=64,  fold=2, widths=(48,96,128), layers=1, groups=16, attention=(), bs=8, lr=2e-3),
     small    =dict(size=128, fold=2, widths=(64,128,256,256), layers=2, groups=32, attention=(3,), bs=16, lr=5e-4),
     reference=dict(size=256, fold=1, widths=(128,128,256,256,512,512), layers=2, groups=32, attention=(4,), bs=16, lr=1e-4))
+
+def check_side(size, fold, levels, name): # `InputError` if a network cannot halve `size` often enough
+    k = fold*2**(levels-1)
+    if size < k or size % k:
+        raise InputError(f'size {size} does not fit {name}, which halves it {k.bit_length()-1} times; a multiple of {k} is wanted')
+
+def check_preset(preset): # `InputError` if it is not there
+    if preset not in PRESETS: raise InputError(f'preset {preset!r} is unknown; {", ".join(PRESETS)} are there')
+    return PRESETS[preset]
 
 def check_size(
     size,   # side in pixels
     preset, # name in `PRESETS`
 ):
     "`InputError` if the preset is unknown or cannot halve `size` often enough"
-    if preset not in PRESETS: raise InputError(f'preset {preset!r} is unknown; {", ".join(PRESETS)} are there')
-    k = PRESETS[preset]['fold']*2**(len(PRESETS[preset]['widths'])-1)
-    if size < k or size % k:
-        raise InputError(f'size {size} does not fit preset {preset}, which halves it {k.bit_length()-1} times; '
-            f'a multiple of {k} is wanted')
+    p = check_preset(preset)
+    check_side(size, p['fold'], len(p['widths']), f'preset {preset}')
 
 # %% ../nbs/02_unet.ipynb #252a3e32
 def create_unet(
@@ -232,12 +292,15 @@ def create_like(model): # the same network with random weights, without `Numbers
     cond = Conditioning(model.cond.classes, model.cond.channels, model.cond.kinds)
     return GuidedUNet(unet, cond, model.size, model.channels, model.fold)
 
-# %% ../nbs/02_unet.ipynb #f2c12de0
+# %% ../nbs/02_unet.ipynb #d3743a3b
 WEIGHTS = Path('unet')/'diffusion_pytorch_model.safetensors'
 
+def save_weights(path, state): # name → tensor
+    sd = {k: v.detach().cpu().contiguous() for k,v in state.items()}
+    return write_atomic(path, lambda p: save_file(sd, p, metadata={'format':'pt'}))
+
 def save_unet(folder, unet, scheduler, state=None): # what diffusers reads
-    sd = {k: v.detach().cpu().contiguous() for k,v in (state or unet.state_dict()).items()}
-    write_atomic(folder/WEIGHTS, lambda p: save_file(sd, p, metadata={'format':'pt'}))
+    save_weights(folder/WEIGHTS, state or unet.state_dict())
     write_atomic(folder/'unet'/'config.json', unet.to_json_string())
     write_atomic(folder/'scheduler'/'scheduler_config.json', scheduler.to_json_string())
 
@@ -252,8 +315,7 @@ def save_model(
     folder, sd = Path(folder), state or model.state_dict()
     part = lambda name: {k.removeprefix(f'{name}.'): v for k,v in sd.items() if k.startswith(f'{name}.')}
     save_unet(folder, model.unet, scheduler, part('unet'))
-    if model.numbers: write_atomic(folder/'numbers.safetensors', lambda p: save_file({k: v.detach().cpu().contiguous()
-        for k,v in part('numbers').items()}, p))
+    if model.numbers: save_weights(folder/'numbers.safetensors', part('numbers'))
     model.info = {**model.info, **info}
     own = {k: getattr(model, k) for k in _own}
     save_json(folder/'rsguided.json', dict(classes=model.cond.classes.to_dict(), conditioning=model.cond.to_dict(), **own,
