@@ -6,11 +6,11 @@ Docs: https://rsguided.github.io/rsguided/ddim_train.html.md"""
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PREDICTS', 'RECIPES', 'noise_schedule', 'add_noise', 'target', 'loss_weights', 'weighted_mse', 'draws',
-           'NoiseCB', 'lr_factor', 'StepCB', 'EMACB', 'LossCB', 'fused_adamw', 'diffusion_learner', 'halve_batch',
-           'fit_all', 'plot_losses', 'train_state', 'load_state', 'checkpoints', 'write_state', 'last_state',
-           'CheckpointCB', 'picture_row', 'PreviewCB', 'ProgressCB', 'TensorBoardCB', 'read_history', 'write_history',
-           'follow_recipe', 'training_length', 'clear_model', 'read_state', 'training_pairs', 'network', 'train',
-           'Training', 'stored_gsd', 'disk_full', 'Interrupted']
+           'NoiseCB', 'lr_factor', 'StepCB', 'MemoryElsewhere', 'EMACB', 'LossCB', 'fused_adamw', 'diffusion_learner',
+           'halve_batch', 'fit_all', 'plot_losses', 'train_state', 'load_state', 'checkpoints', 'write_state',
+           'last_state', 'CheckpointCB', 'picture_row', 'PreviewCB', 'ProgressCB', 'TensorBoardCB', 'read_history',
+           'write_history', 'follow_recipe', 'training_length', 'clear_model', 'read_state', 'training_pairs',
+           'network', 'train', 'Training', 'stored_gsd', 'disk_full', 'Interrupted']
 
 # %% ../nbs/03_ddim_train.ipynb #0bde0b6d
 import csv, errno, math, shutil, time, warnings
@@ -180,10 +180,13 @@ class StepCB(Callback):
     def after_batch(self):
         if self.micro % self.accumulate == 0 and self.done >= 1: raise CancelTrainException
 
-# %% ../nbs/03_ddim_train.ipynb #5e5336ec
+# %% ../nbs/03_ddim_train.ipynb #e99abcdc
+class MemoryElsewhere(MemoryError): "One of the other processes ran out of memory"
+
 @patch
 def optimise(self:StepCB):
     "Average over the processes, clip, step"
+    if self.ranks.any(False, self.dls.device): raise MemoryElsewhere('memory ran out in another process')
     self.scaler.unscale_(self.opt.opt)
     self.ranks.mean_([p.grad for p in self.model.parameters() if p.grad is not None])
     norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
@@ -245,14 +248,14 @@ def diffusion_learner(
     learn.remove_cb(learn.recorder)     # `LossCB` keeps the losses, in any precision
     return learn
 
-# %% ../nbs/03_ddim_train.ipynb #392afa85
+# %% ../nbs/03_ddim_train.ipynb #c67151c3
 def halve_batch(learn):
     "The same step in twice as many batches"
     sc, dl = learn.step_cb, learn.dls.train
     k = next((k for k in range(2, dl.bs+1) if dl.bs % k == 0))
     dl.bs, sc.accumulate = dl.bs//k, sc.accumulate*k
     sc.micro, sc.earlier, sc.t0, sc.scaler_state = sc.step*sc.accumulate, sc.seconds, None, sc.scaler.state_dict()
-    dl.pos = sc.micro*dl.bs
+    dl.pos = sc.micro*dl.bs*sc.ranks.world
     learn.opt.zero_grad()
     learn.xb = learn.yb = learn.pred = learn.loss = learn.loss_grad = None
     if learn.dls.device.type == 'cuda': torch.cuda.empty_cache()
@@ -266,7 +269,8 @@ def fit_all(learn):
             return learn
         except InputError as e: raise InputError(str(e).split(':\n\t')[-1]) from None     # without fastai's preface
         except Exception as e:
-            if not no_memory(e) or learn.dls.train.bs < 2 or learn.step_cb.ranks.world > 1: raise
+            if not no_memory(e) or learn.dls.train.bs < 2: raise
+            if not isinstance(e, MemoryElsewhere): learn.step_cb.ranks.any(True, learn.dls.device)
         halve_batch(learn)
 
 # %% ../nbs/03_ddim_train.ipynb #8b3669f7
@@ -372,22 +376,23 @@ class PreviewCB(Callback):
         save_image(self.folder/f'{self.step_cb.step:06d}.png', pic)
         if self.log: self.log(self.step_cb.step, pic)
 
-# %% ../nbs/03_ddim_train.ipynb #6d2913ff
+# %% ../nbs/03_ddim_train.ipynb #063c0478
 class ProgressCB(Callback):
     "One line for the whole training: loss, images per second, share of the peak, time left; only on a terminal"
     order, run_valid = 90, False
     def before_fit(self):
         self.bar = tqdm(total=100, desc='train', disable=None,
-            bar_format='{desc} {percentage:3.0f}% {bar} {postfix} {elapsed}<{remaining}')
-        self.n, self.t = self.step_cb.step, time.time()
+            bar_format='{desc} {percentage:3.0f}% {bar} {postfix} {elapsed}<{remaining}', initial=round(100*self.step_cb.done, 1))
+        self.n, self.t, self.of_peak = self.step_cb.step, time.time(), None
     def after_step(self):
         sc = self.step_cb
         if self.bar.disable or time.time()-self.t < 2: return
         rate = (sc.step-self.n)*sc.accumulate*self.dls.train.bs/(time.time()-self.t)
+        self.of_peak = self.of_peak or use_of_peak(self.model, 1)      # of one image per second
         self.n, self.t = sc.step, time.time()
         self.bar.n = round(100*min(1, sc.done), 1)
-        share = use_of_peak(self.model, rate)
-        self.bar.set_postfix_str(f'step {sc.step} loss {self.loss.item():.4f} {rate:.3g} images/s {share:.0%} of peak')
+        self.bar.set_postfix_str(f'step {sc.step} loss {self.loss.item():.4f} {rate*sc.ranks.world:.3g} images/s '
+            f'{rate*self.of_peak:.0%} of peak')
     def after_fit(self): self.bar.close()
 
 # %% ../nbs/03_ddim_train.ipynb #01123461

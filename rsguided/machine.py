@@ -147,7 +147,7 @@ def tune(
     return save_json(Path(out), dict(processor=processor(device), torch=torch.__version__, preset=preset, size=model.size,
         measured=rows, best=settings, batch_size=best['batch_size']), indent=1)
 
-# %% ../nbs/02a_machine.ipynb #1ccd7f2d
+# %% ../nbs/02a_machine.ipynb #a11f6aa9
 class Ranks:
     "The processes of one training: who I am, and how to agree with the others"
     def __init__(self):
@@ -161,6 +161,12 @@ class Ranks:
         t = torch.tensor(float(x), dtype=torch.float64, device=device)
         dist.broadcast(t, 0)
         return t.item()
+    def any(self, flag:bool, device='cpu') -> bool:
+        "Whether it is so in one of the processes"
+        if self.world == 1: return flag
+        t = torch.tensor(float(flag), device=device)
+        dist.all_reduce(t)
+        return t.item() > 0
     def mean_(self, tensors):
         "Average tensors over the processes, in place; all of one type at once"
         if self.world == 1 or not tensors: return

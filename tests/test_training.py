@@ -70,11 +70,11 @@ def test_torn_checkpoint(pairs, tmp_path, capfd):
     said = capfd.readouterr()
     assert 'is torn' in said.err and 'goes on at step 3' in said.out
 
-def launched(n, pairs, out):
+def launched(n, pairs, out, *more):
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(sys.path))
     cmd = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '--standalone', str(here/'ranks_script.py')] if n > 1 \
         else [sys.executable, str(here/'ranks_script.py')]
-    p = subprocess.run([*cmd, str(pairs), str(out)], env=env, capture_output=True, text=True, timeout=300)
+    p = subprocess.run([*cmd, str(pairs), str(out), *more], env=env, capture_output=True, text=True, timeout=300)
     assert p.returncode == 0, p.stderr[-3000:]
     return [torch.load(f'{out}.{r}.pt', weights_only=True) for r in range(n)]
 
@@ -86,6 +86,11 @@ def test_two_processes_are_one(pairs, tmp_path):
     shares = [[d['seen'][i:i+2] for i in range(0, 40, 2)] for d in two]         # of every batch of 4, first and second half
     assert [s for a,b in zip(*shares) for s in a+b] == one['seen']
     assert all(sorted(one['seen'][i:i+10]) == list(range(10)) for i in range(0, 80, 10))     # no image twice in a pass
+
+def test_memory_of_one_process_runs_out(pairs, tmp_path):
+    (one,), two = launched(1, pairs, tmp_path/'one'), launched(2, pairs, tmp_path/'two', 'little')
+    for d in two:
+        for a,b in zip(one['weights'], d['weights']): assert (a-b).abs().max() < 1e-8
 
 def test_train_in_two_processes(pairs, tmp_path):
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(sys.path))
