@@ -13,8 +13,8 @@ __all__ = ['TIFF', 'LOSSY', 'Record', 'DROPPED', 'NO_PX', 'Pair', 'load_image', 
            'coco_annotations', 'plain', 'mend', 'coco_buildings', 'no_gc', 'read_coco', 'read_split', 'read_data',
            'check_images', 'coco_dict', 'draw_instances', 'is_lossy', 'border', 'hidden', 'seen', 'Clipper', 'clip',
            'starts', 'blocks', 'windows', 'draw_share', 'parse_splits', 'deal', 'read_scenes', 'cut_scene', 'save_tile',
-           'write_tiles', 'tiles', 'mask_path', 'with_buildings', 'write_pair', 'manifest_row', 'finish_store',
-           'PairStore', 'load_labels', 'load_pair', 'train_val', 'dihedral', 'StreamDL']
+           'write_tiles', 'tiles', 'mask_path', 'with_buildings', 'write_pair', 'manifest_row', 'domain_in',
+           'finish_store', 'PairStore', 'load_labels', 'load_pair', 'train_val', 'dihedral', 'StreamDL']
 
 # %% ../nbs/00_data.ipynb #4fe1e4d3
 import gc, hashlib, logging, re, shapely, struct, warnings
@@ -1087,7 +1087,7 @@ def with_buildings(
     m[inst > 0] = building
     return m
 
-# %% ../nbs/00_data.ipynb #ef0c5dc6
+# %% ../nbs/00_data.ipynb #3a4147f4
 def write_pair(
     root,    # pair store (or the folder that becomes one)
     rec,     # `Record`
@@ -1116,6 +1116,17 @@ def manifest_row(rec, mask, buildings, classes=LOVEDA, kept=True, reason='', cha
     return dict(split=rec.split, name=rec.name, source=rec.path.name, h=mask.shape[0], w=mask.shape[1], gsd=rec.gsd,
         channels=channels, dtype=dtype, shares=shares, buildings=None if buildings is None else len(buildings),
         kept=kept, reason=reason, **extra)
+
+def domain_in(
+    name,   # of an image
+    domain, # a domain; or a regular expression with one group, which finds it in the name; or ''
+) -> str:   # '' if there is none
+    "The domain (city, sensor) of an image"
+    if not domain or '(' not in domain: return domain or ''
+    try: m = re.search(domain, name)
+    except re.error as e: raise InputError(f'domain {domain!r} is no regular expression: {e}') from None
+    if m and m.re.groups != 1: raise InputError(f'domain {domain!r} has {m.re.groups} groups; one is wanted')
+    return m[1] if m else ''
 
 # %% ../nbs/00_data.ipynb #67082ed8
 def finish_store(

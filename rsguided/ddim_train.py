@@ -376,13 +376,13 @@ class PreviewCB(Callback):
         save_image(self.folder/f'{self.step_cb.step:06d}.png', pic)
         if self.log: self.log(self.step_cb.step, pic)
 
-# %% ../nbs/03_ddim_train.ipynb #063c0478
+# %% ../nbs/03_ddim_train.ipynb #a6dfd1c7
 class ProgressCB(Callback):
     "One line for the whole training: loss, images per second, share of the peak, time left; only on a terminal"
     order, run_valid = 90, False
     def before_fit(self):
         self.bar = tqdm(total=100, desc='train', disable=None,
-            bar_format='{desc} {percentage:3.0f}% {bar} {postfix} {elapsed}<{remaining}', initial=round(100*self.step_cb.done, 1))
+            bar_format='{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining}', initial=round(100*self.step_cb.done, 1))
         self.n, self.t, self.of_peak = self.step_cb.step, time.time(), None
     def after_step(self):
         sc = self.step_cb
@@ -391,7 +391,7 @@ class ProgressCB(Callback):
         self.of_peak = self.of_peak or use_of_peak(self.model, 1)      # of one image per second
         self.n, self.t = sc.step, time.time()
         self.bar.n = round(100*min(1, sc.done), 1)
-        self.bar.set_postfix_str(f'step {sc.step} loss {self.loss.item():.4f} {rate*sc.ranks.world:.3g} images/s '
+        self.bar.set_description_str(f'step {sc.step} loss {self.loss.item():.4f} {rate*sc.ranks.world:.3g} images/s '
             f'{rate*self.of_peak:.0%} of peak')
     def after_fit(self): self.bar.close()
 
@@ -563,7 +563,7 @@ def train(
     a = dict(locals())
     with process_group(device) as device: return Training(a, device).run()
 
-# %% ../nbs/03_ddim_train.ipynb #fd7833e8
+# %% ../nbs/03_ddim_train.ipynb #a5598d1d
 class Training:
     "One call of `train`: `a` are its arguments"
     def __init__(self, a, device):
@@ -572,6 +572,8 @@ class Training:
         how = self.how = follow_recipe(a['recipe'], a['preset'], **{k: a[k] for k in _recipe})
         self.sched = noise_schedule(how['prediction_type'], how['schedule'])
         self.tr, self.va, domains = training_pairs(self.store, a['seed'], a['more'])
+        if a['domain'] and not domains:
+            raise InputError(f'{self.store.root} says of no image which domain it is from; --domain of pseudolabel or pairs tells it')
         channels = [c for c in listed(how['channels']) if c != 'none']
         self.cond = Conditioning(self.store.classes, channels, listed(a['kinds']), a['gsd'], domains if a['domain'] else (),
             how['ablate'], how['null'])

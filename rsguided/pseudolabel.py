@@ -10,7 +10,7 @@ __all__ = ['fuse', 'canny_roads', 'choose_land_cover', 'read_layers', 'check_lay
            'pseudolabel', 'check_masks', 'check_arguments', 'check_prediction', 'store_all', 'open_network',
            'weights_sum', 'report']
 
-# %% ../nbs/01_pseudolabel.ipynb #523e77ba
+# %% ../nbs/01_pseudolabel.ipynb #3b3b74c9
 import json, math
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 from .core import IGNORE, LOVEDA, InputError, apart, fingerprint, listed, read_jsonl, resumed_folder, write_jsonl
-from .data import (check_gsd, check_images, draw_instances, finish_store, hidden, load_codes, load_image,
+from .data import (check_gsd, check_images, domain_in, draw_instances, finish_store, hidden, load_codes, load_image,
     load_mask, manifest_row, pick_device, read_data, seen, with_buildings, write_pair)
 from .download import weights_licences
 from .landcover import (Segmenter, choose_precision, folder_classes, for_prediction, net_precision, read_pairs,
@@ -225,7 +225,7 @@ def train_for(
     state.unlink()
     return seg
 
-# %% ../nbs/01_pseudolabel.ipynb #c19f28d7
+# %% ../nbs/01_pseudolabel.ipynb #cfc5281c
 def pseudolabel(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     pairs:str,            # pair store to make
@@ -250,6 +250,7 @@ def pseudolabel(
     precision:str=None,   # fp32, bf16, fp16, mixed; by default the fastest that agrees with fp32 on 99 % of pixels
     workers:int=0,        # loader processes while training
     licences:str='',      # flags, separated by commas, of the images and of what the network saw
+    domain:str='',        # city or sensor of the images; a regular expression with one group finds it in their names
     categories:str=None,  # COCO categories that are buildings, names or ids separated by commas
     overwrite:bool=False, # replace the store if it is there
 ) -> Path:                # of the pair store
@@ -268,6 +269,7 @@ def pseudolabel(
     classes = seg.classes if seg else folder_classes(landcover if training else data)
     names, flags = listed(layers), listed(licences)
     check_gsd(gsd)
+    domain_in('', domain)
     zooms = check_prediction(tta, scales)
     flags = list(dict.fromkeys(flags + weights_licences(data) + found))
     check_masks(data, recs, kind, names, classes, canny)
@@ -283,13 +285,14 @@ def pseudolabel(
         lands = lambda rs: land_covers(data, rs, kind, classes, seg, names, canny, min_confidence,
             before[0] if before else precision, net_size=net_size, window=window, tta=tta, scales=zooms,
             bs=batch_size, device=dev)
-        extra = lambda: dict(landcover=kind, licences=flags, precision=seg.precision if seg else None)
+        extra = lambda r: dict(landcover=kind, licences=flags, precision=seg.precision if seg else None,
+            domain=domain_in(r.name, domain))
         rows = store_all(d, recs, lands, extra, classes, size, max_background, max_ignore, nodata)
         report(rows, data)
         finish_store(d, rows, all_stored(recs, size), classes)
     return Path(pairs)
 
-# %% ../nbs/01_pseudolabel.ipynb #dc1397a2
+# %% ../nbs/01_pseudolabel.ipynb #464f21d6
 def check_masks(data, recs, kind, layers, classes, canny): # read all of them now: the last one would be found damaged after hours
     check_layers(data, layers, classes, canny)
     for r in recs:
@@ -319,7 +322,7 @@ def store_all(root, recs, lands, extra, *args): # see `store_pair`
     write_jsonl(root/'manifest.jsonl', done.values())      # without a line that a kill tore
     with open(root/'manifest.jsonl', 'a') as f:
         for r,m in zip(tqdm(todo, desc='masks', disable=None), lands(todo)):
-            done[r.split, r.name] = store_pair(root, r, m, *args, **extra())
+            done[r.split, r.name] = store_pair(root, r, m, *args, **extra(r))
             f.write(json.dumps(done[r.split, r.name]) + '\n')
             f.flush()
     return [done[r.split, r.name] for r in recs]

@@ -13,7 +13,7 @@ __all__ = ['IMAGES', 'SPLITS', 'LOVEDA_RAW', 'MAP_FORM', 'MERGE', 'FLAT', 'NO_AR
            'used_ids', 'from_yolo', 'need_rasterio', 'read_footprints', 'crs_of', 'near', 'to_pixels', 'footprints_in',
            'ground_resolution', 'alpha_band', 'pick_bands', 'write_scene', 'read_scene', 'from_geojson', 'said_outside']
 
-# %% ../nbs/00b_sources.ipynb #b4751bdf
+# %% ../nbs/00b_sources.ipynb #c87a62ad
 import math, re, shutil, tempfile, warnings
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ from shapely.geometry import box, shape
 from tqdm import tqdm
 from .core import (Classes, IGNORE, IMAGE_EXTS, InputError, LOVEDA, apart, listed, new_folder, read_json,
     save_json, save_mask, write_atomic)
-from .data import (Record, check_gsd, coco_dict, finish_store, hidden, is_lossy, load_codes, manifest_row,
+from .data import (Record, check_gsd, coco_dict, domain_in, finish_store, hidden, is_lossy, load_codes, manifest_row,
     pack, polygon, read_coco, read_pixels, rings, save_image, seen, trace, write_pair)
 
 # %% ../nbs/00b_sources.ipynb #b15596b9
@@ -300,7 +300,7 @@ def check_codes(
         raise InputError(f'the masks hold 0 and {IGNORE} alone, and {IGNORE} means unknown; '
             f'if it means building, --class-map 0:0,{IGNORE}:{classes.names[classes.building]} is wanted')
 
-# %% ../nbs/00b_sources.ipynb #2ebf3984
+# %% ../nbs/00b_sources.ipynb #a5bce6c3
 def pairs(
     images:str,         # IMAGES/SPLIT/NAME.EXT, with SPLIT.json (COCO) beside them where building polygons are known
     masks:str,          # MASKS/KIND/SPLIT/NAME.png or MASKS/SPLIT/NAME.png
@@ -315,18 +315,20 @@ def pairs(
     split:str='train',  # name of the split where IMAGES holds images directly
     gsd:float=None,     # metres per pixel
     licences:str='',    # flags of the data, separated by commas
+    domain:str='',      # city or sensor of the images; a regular expression with one group finds it in their names
     overwrite:bool=False, # replace the store if it is there
 ) -> Path:              # of the store
     "Images with land-cover masks to a pair store"
     apart(out, images, masks)
     check_gsd(gsd)
+    domain_in('', domain)
     if not 0 <= max_ignore <= 1:
         raise InputError(f'max-ignore is {max_ignore}; a share from 0 to 1 is wanted')
     coding = Coding(choose_classes(classes, building, masks), class_map, repair)
     ims = by_split(images, split)
     a = SimpleNamespace(kinds=by_kind(masks, ims, split), given=coco_beside(images, ims), coding=coding,
         nodata=nodata, gsd=gsd, max_ignore=max_ignore, channels=channels,
-        licences=listed(licences))
+        licences=listed(licences), domain=domain)
     with new_folder(out, overwrite) as d:
         done = [_join(d, s, n, f, a) for s,fs in ims.items() for n,f in tqdm(fs.items(), desc=s, disable=None)]
         rows = [r for r,_ in done] + _lone_masks(ims, a)
@@ -336,7 +338,7 @@ def pairs(
         finish_store(d, rows, {(r['split'], r['name']): b for r,b in done if r['kept']}, coding.classes)
     return Path(out)
 
-# %% ../nbs/00b_sources.ipynb #a4001897
+# %% ../nbs/00b_sources.ipynb #0350aad8
 def _join(d, s, n, f, a):
     "Manifest row and buildings of one image"
     fs = {k: ms[s,n] for k,ms in a.kinds.items() if (s,n) in ms}
@@ -345,7 +347,7 @@ def _join(d, s, n, f, a):
     p, given = read_pair(f, fs, a.coding, a.given.get((s,n)), a.nodata, a.channels), a.given.get((s,n))
     rec = Record(s, n, f, *p.masks[next(iter(fs))].shape, p.buildings, (given and given.gsd) or a.gsd)
     return add_pair(d, rec, p, a.coding.classes, a.max_ignore, kinds=list(fs), landcover='truth', licences=a.licences,
-        instances='polygons' if given else 'components'), p.buildings
+        domain=domain_in(n, a.domain), instances='polygons' if given else 'components'), p.buildings
 
 def _lone_masks(ims, a):
     "Manifest rows of masks without image"
