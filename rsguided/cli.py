@@ -19,7 +19,7 @@ from . import __version__
 from rsguided.core import (InputError, fingerprint, folder_lock, is_done, read_json, read_jsonl, save_json, set_done,
     write_atomic)
 
-# %% ../nbs/07_cli.ipynb #ca4aac83
+# %% ../nbs/07_cli.ipynb #180d5ab1
 COMMANDS = dict(
     demo=('cli', 'all stages on the synthetic city, ending with a report'),
     run=('cli', 'all stages on a data set; run again, it goes on where it stopped'),
@@ -35,10 +35,13 @@ COMMANDS = dict(
     pseudolabel=('pseudolabel', 'images and polygons → pairs of image and mask'),
     tune=('machine', 'measure what trains fastest on this machine'),
     train=('ddim_train', 'train a guided diffusion U-Net on pairs'),
+    layouts=('layouts', 'pairs → new masks with their buildings, to be painted'),
     sample=('sample', 'masks → images'),
+    scene=('scenes', 'a mask of any size → one image, GeoTIFF if it says where it lies'),
     export=('yolo_export', 'real and synthetic images → one data set'),
     check=('yolo_export', 'every fault of a finished data set'),
     fidelity=('evaluate', 'how well images obey their masks'),
+    filter=('quality', 'keep the synthetic images that show their mask and copy nothing'),
     score=('evaluate', 'one-to-one F1 of predicted buildings'))
 
 def usage() -> str:

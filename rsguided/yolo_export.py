@@ -74,7 +74,7 @@ class Splits(dict):
     @property
     def others(self): return {*self, *self.unlabelled, *NOT_TRAIN} - {'train'}
 
-# %% ../nbs/05_yolo_export.ipynb #f39cc699
+# %% ../nbs/05_yolo_export.ipynb #7ae79543
 def read_synthetic(
     folder, # with image/, instances.json and manifest.jsonl
 ) -> list:  # of (`Record`, manifest row)
@@ -100,7 +100,9 @@ def why_not(
     split, mask = row.get('split'), str(row.get('mask')).removesuffix('.png')
     if not row.get('kept', True): return 'rejected by the filter'
     if split in others: return f'from a mask of {split}'
-    return 'from a mask of a tile held out for val' if split == 'train' and mask in held else ''
+    if row.get('oracle'): return 'from a layout that the city itself drew'
+    tiles = {mask, *(row.get('tiles') or [])}
+    return 'from a mask of a tile held out for val' if split == 'train' and tiles & {*held} else ''
 
 # %% ../nbs/05_yolo_export.ipynb #af30c3fb
 def choose_synthetic(
