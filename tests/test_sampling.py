@@ -4,8 +4,10 @@ import numpy as np, pytest, torch
 from pathlib import Path
 from PIL import Image
 from rsguided.cli import main
+from rsguided.core import LOVEDA, save_mask
 from rsguided.ddim_train import noise_schedule
 from rsguided.sample import SAMPLERS, SPACINGS, denoise, generator, make_sampler
+from rsguided.yolo_export import why_not
 from test_killed import kill_when, rows, start
 
 fp32 = ['--precision', 'fp32', '--device', 'cpu', '--steps', '4', '--seed', '3']
@@ -132,3 +134,20 @@ def test_refused(pairs, model, tmp_path, capsys, args, words):
 def test_not_over_its_inputs(pairs, model, capsys):
     assert sample(model, pairs, pairs) == 2 and sample(model, pairs, model.parent) == 2
     assert 'a folder of its own' in capsys.readouterr().err
+
+def test_layouts_say_where_they_come_from(pairs, model, tmp_path):
+    assert main(['layouts', str(pairs), str(tmp_path/'new'), '--mix', '1', '--paste', '3', '--city', '2', '--seed', '4']) == 0
+    assert sample(model, tmp_path/'new', tmp_path/'a', *fp32, '--limit', 2) == 0
+    assert sample(model, tmp_path/'new', tmp_path/'b', *fp32, '--limit', 2, '--split', 'oracle') == 0
+    a,b = (rows(tmp_path/k/'manifest.jsonl') for k in 'ab')
+    assert all(r['tiles'] and not r['oracle'] for r in a) and all(r['oracle'] for r in b)
+    assert why_not(b[0]).startswith('from a layout') and not why_not(a[0])
+    assert why_not(a[0], held=a[0]['tiles'][-1:]) == 'from a mask of a tile held out for val'
+
+def test_scene(pairs, model, tmp_path):
+    mask = np.asarray(Image.open(next((pairs/'mask'/'all'/'val').iterdir())))
+    save_mask(tmp_path/'mask.png', np.tile(mask, (1, 2))[:48,:80], LOVEDA)
+    for out in ('a.png', 'b.png'):
+        assert main(['scene', str(model), str(tmp_path/'mask.png'), str(tmp_path/out), '--steps', '2', '--precision', 'fp32']) == 0
+    a,b = (np.asarray(Image.open(tmp_path/f'{k}.png')) for k in 'ab')
+    assert a.shape == (48, 80, 3) and (a == b).all()
