@@ -220,7 +220,7 @@ def complete(a):
     check_images(read_data(a.data, a.categories))
     return a
 
-# %% ../nbs/07_cli.ipynb #f9cc8ea1
+# %% ../nbs/07_cli.ipynb #2a3e3aee
 def run(
     data:str,             # data set folder: SPLIT/image, SPLIT/SPLIT.json
     out:str,              # folder of the run: pairs, model, synthetic, dataset, report.html, report.json
@@ -234,7 +234,7 @@ def run(
     max_background:float=1., # leave out images with a larger share of background
     symmetries:int=8,     # to augment with: 1 none, 2 left-right, 4 flips, 8 and quarter turns
     per_mask:int=1,       # synthetic images per training mask
-    sampler:str='dpm++',  # ddim or dpm++
+    sampler:str='dpm++',  # ddpm, ddim, dpm++ or unipc
     sample_steps:int=12,  # denoising steps
     reader_steps:int=300, # training steps of the network that reads synthetic images back
     save_every:int=None,  # optimiser steps between checkpoints; default: once a minute

@@ -74,7 +74,7 @@ def without_buildings(
     after[draw_instances(kept, *mask.shape) > 0] = building
     return after, kept, gone
 
-# %% ../nbs/04c_edit.ipynb #d1bde9df
+# %% ../nbs/04c_edit.ipynb #115f55fa
 Change = namedtuple('Change', 'before after mask_before mask_after buildings_before buildings_after changed repainted')
 
 def span(on, size, n): # the slice of (n,) that holds all that is `on`, with room around it, at least `size` long
@@ -83,6 +83,7 @@ def span(on, size, n): # the slice of (n,) that holds all that is `on`, with roo
     a = min(max((a+b+1-k)//2, 0), n-k)
     return slice(a, a+k)
 
+# %% ../nbs/04c_edit.ipynb #0c2d913f
 @torch.no_grad()
 def change_pair(
     net,       # `GuidedUNet`

@@ -7,18 +7,17 @@ Docs: https://rsguided.github.io/rsguided/landcover.html.md"""
 # %% auto #0
 __all__ = ['LoveDAHRNet', 'Folded', 'build_segmenter', 'LateConv', 'late_convs', 'Segmenter', 'save_segmenter', 'read_weights',
            'load_hrnet', 'load_segmenter', 'window_starts', 'taper', 'taper_sum', 'net_precision', 'net_zoom',
-           'predict', 'choose_precision', 'for_prediction', 'confusion', 'union_counts', 'iou_counts', 'iou',
-           'show_confusion', 'read_pairs', 'wh', 'folder_classes', 'Crops', 'class_weights', 'segmentation_loss',
+           'predict', 'choose_precision', 'agreement', 'for_prediction', 'confusion', 'union_counts', 'iou_counts',
+           'iou', 'show_confusion', 'read_pairs', 'wh', 'folder_classes', 'Crops', 'class_weights', 'segmentation_loss',
            'BudgetCB', 'BestCB', 'ResumeCB', 'train_segmenter', 'check_training']
 
-# %% ../nbs/00e_landcover.ipynb #0c27aaed
+# %% ../nbs/00e_landcover.ipynb #b2599cd4
 import math, pickle, re, time
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 import numpy as np, timm, torch, torch.nn.functional as F
 import matplotlib.pyplot as plt
-import segmentation_models_pytorch as smp
 from torch import nn
 from torch.fx.experimental.optimization import fuse as fuse_norms
 from PIL import Image
@@ -54,7 +53,7 @@ class LoveDAHRNet(nn.Module):
         x = torch.cat([fs[0], *(up(f, size=fs[0].shape[-2:]) for f in fs[1:])], 1)
         return up(self.head(self.neck['fuse_conv'](x)), scale_factor=4.)
 
-# %% ../nbs/00e_landcover.ipynb #79cad1ba
+# %% ../nbs/00e_landcover.ipynb #9443a400
 class Folded(nn.Module):
     "A network that works on `fold`×`fold` pixels at once (pixel-unshuffle and back)"
     def __init__(self,
@@ -76,6 +75,7 @@ def build_segmenter(
     if arch in ('hrnet_w32', 'hrnet_w40'): return LoveDAHRNet(int(arch[-2:]), n_classes)
     kw = dict(decoder_channels=(256,128,64,32,16)[-depth:]) if arch in ('unet', 'unetplusplus', 'manet') else {}
     kw |= dict(encoder_weights=None, encoder_depth=depth, in_channels=3*fold**2, classes=n_classes*fold**2)
+    import segmentation_models_pytorch as smp     # takes a second, and HRNet does without
     try: net = smp.create_model(arch, encoder, **kw)
     except (KeyError, ValueError, RuntimeError) as e:
         msg = re.split(r'[,.\n]', str(e.args[0]))[0]
@@ -291,27 +291,35 @@ def predict(
     seg.train(train)
     return res
 
-# %% ../nbs/00e_landcover.ipynb #024174f2
+# %% ../nbs/00e_landcover.ipynb #aa792f4d
 def choose_precision(
     seg,            # `Segmenter`
     images,         # list of uint8 (h,w,3) to measure on
     precision=None, # take this one without asking
     device=None,    # see `pick_device`
     least=.99,      # share of pixels that must get fp32's class
+    first=8,        # a precision that fails clearly on so many images is not measured on the others
+    gsd=None,       # see `predict`
     **kw,           # for `predict`
-) -> tuple:         # precision, {precision: agreement in [0,1]} of those measured, probabilities in that precision
+) -> tuple:         # precision, {precision: (agreement in [0,1], number of images)}, probabilities in that precision
     "The fastest precision that gives fp32's classes"
-    run, same = partial(predict, seg, images, device=device, **kw), {}
-    fast = precision or pick_precision(None, pick_device(device))
-    if precision or fast == 'fp32' or not len(images): return fast, same, run(precision=fast)
-    exact = run(precision='fp32')
+    def run(precision, part=slice(None)):
+        of = gsd[part] if isinstance(gsd, (list, tuple)) else gsd
+        return predict(seg, images[part], precision=precision, device=device, gsd=of, **kw)
+    fast, same = precision or pick_precision(None, pick_device(device)), {}
+    if precision or fast == 'fp32' or not len(images): return fast, same, run(fast)
+    exact = run('fp32')
     for p in (fast, 'mixed') if late_convs(seg) else (fast,):
-        ps = run(precision=p)
-        same[p] = float(np.mean(np.concatenate([(a.argmax(0) == b.argmax(0)).ravel() for a,b in zip(ps, exact)])))
-        if same[p] >= least: return p, same, ps
+        ps = run(p, slice(first))
+        if agreement(ps, exact) >= 1 - 1.5*(1-least): ps += run(p, slice(first, None)) if len(exact) > first else []
+        same[p] = agreement(ps, exact), len(ps)
+        if len(ps) == len(exact) and same[p][0] >= least: return p, same, ps
     return 'fp32', same, exact
 
-# %% ../nbs/00e_landcover.ipynb #4f1fc8ed
+def agreement(ps, exact): # share of pixels where the likeliest class is the same
+    return float(np.mean(np.concatenate([(a.argmax(0) == b.argmax(0)).ravel() for a,b in zip(ps, exact)])))
+
+# %% ../nbs/00e_landcover.ipynb #114ece3b
 def for_prediction(
     seg, # `Segmenter`
 ) -> Segmenter: # a copy, in eval mode, not to be trained or saved; `seg` itself where its network cannot be traced
@@ -319,7 +327,7 @@ def for_prediction(
     try: net = fuse_norms(seg.net.eval())
     except Exception: return seg.eval()   # control flow that torch.fx cannot follow: slower, not worse
     convs = [n.target for n in net.graph.nodes if n.op == 'call_module' and isinstance(net.get_submodule(n.target), nn.Conv2d)]
-    for name in list(dict.fromkeys(convs))[2*len(convs)//3:]: net.set_submodule(name, LateConv(net.get_submodule(name)))
+    for name in list(dict.fromkeys(convs))[3*len(convs)//4:]: net.set_submodule(name, LateConv(net.get_submodule(name)))
     res = Segmenter(seg.classes, net=net, mean=seg._mean.flatten().tolist(), std=seg._std.flatten().tolist())
     for k in ('zoom', 'gsd', 'licences', 'precision'): setattr(res, k, getattr(seg, k))
     return res.to(seg.device, memory_format=torch.channels_last).eval()
@@ -449,7 +457,7 @@ def _jitter(im, k, rng):
     x = x*rng.uniform(1-k/2, 1+k/2, 3).astype(np.float32) + np.float32(128*bright)
     return x.clip(0, 255).astype(np.uint8)
 
-# %% ../nbs/00e_landcover.ipynb #319f2ff9
+# %% ../nbs/00e_landcover.ipynb #822125c7
 def class_weights(
     masks, # list of uint8 (h,w)
     n,     # classes
@@ -467,6 +475,7 @@ def segmentation_loss(
 ):               # function of logits (n,c,h,w) and ids (n,h,w)
     "A loss that leaves out what is not known"
     kw = dict(mode='multiclass', ignore_index=IGNORE)
+    import segmentation_models_pytorch as smp
     losses = dict(ce=lambda: nn.CrossEntropyLoss(weight, ignore_index=IGNORE), dice=lambda: smp.losses.DiceLoss(**kw),
         focal=lambda: smp.losses.FocalLoss(**kw), lovasz=lambda: smp.losses.LovaszLoss('multiclass', ignore_index=IGNORE))
     if bad := set(name.split('+')) - set(losses):

@@ -88,7 +88,7 @@ def _beside(data, r, kind, read): # a mask that belongs to an image, of its size
     if m.shape == (r.h, r.w): return m
     raise InputError(f'{f} is {wh(m)} pixels, its image {r.w}x{r.h}; equal sizes are wanted')
 
-# %% ../nbs/01_pseudolabel.ipynb #920f550e
+# %% ../nbs/01_pseudolabel.ipynb #fafd6417
 def read_layers(
     data,    # data set folder
     rec,     # `Record`
@@ -99,6 +99,7 @@ def read_layers(
     there = [n for n in names if (Path(data)/rec.split/n/f'{rec.name}.png').exists()]
     return [(classes.names.index(n), _beside(data, rec, n, lambda f: load_codes(f)[0]) != 0) for n in there]
 
+# %% ../nbs/01_pseudolabel.ipynb #2d89834b
 def check_layers(data, names, classes, canny=False):
     "`InputError` for a layer that is no class or has no folder"
     if canny and 'road' not in classes.names:
@@ -123,7 +124,7 @@ def chunks(
         res, n = [*res, r], n + r.h*r.w
     if res: yield res
 
-# %% ../nbs/01_pseudolabel.ipynb #85a2704f
+# %% ../nbs/01_pseudolabel.ipynb #af4d268d
 def land_covers(
     data,      # data set folder
     recs,      # `Record`s
@@ -142,8 +143,8 @@ def land_covers(
         ims = [load_image(r.path) for r in rs] if kind == 'network' or canny else [None]*len(rs)
         if kind == 'network':
             precision, same, probs = choose_precision(seg, ims, precision, gsd=[r.gsd for r in rs], **kw)
-            if same: print(f'Precision: {precision}. On the first {len(rs)} images the class of fp32 is given by '
-                + ', '.join(f'{p} on {s:.1%} of the pixels' for p,s in same.items()))
+            if same: print(f'Precision: {precision}. The class of fp32 is given by '
+                + ', '.join(f'{p} on {s:.1%} of the pixels of the first {n} images' for p,(s,n) in same.items()))
         for k,r in enumerate(rs):
             none = None if r.buildings is None else np.zeros((r.h, r.w), np.int32)
             top = read_layers(data, r, layers, classes)
@@ -292,7 +293,7 @@ def pseudolabel(
         finish_store(d, rows, all_stored(recs, size), classes)
     return Path(pairs)
 
-# %% ../nbs/01_pseudolabel.ipynb #464f21d6
+# %% ../nbs/01_pseudolabel.ipynb #ae6997e5
 def check_masks(data, recs, kind, layers, classes, canny): # read all of them now: the last one would be found damaged after hours
     check_layers(data, layers, classes, canny)
     for r in recs:
@@ -314,6 +315,7 @@ def check_prediction(tta, scales): # the scales as numbers
     if zs and all(0 < z < math.inf for z in zs): return zs
     raise InputError(f'scales is {scales!r}; positive numbers separated by commas are wanted')
 
+# %% ../nbs/01_pseudolabel.ipynb #11223356
 def store_all(root, recs, lands, extra, *args): # see `store_pair`
     "Store every record that has no row yet, a row per image as soon as its files are there; all rows in order"
     done = {(r['split'], r['name']): r for r in read_jsonl(root/'manifest.jsonl')}

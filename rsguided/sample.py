@@ -187,7 +187,7 @@ def to_uint8(
     "Images as they go to disk"
     return from_unit(x).transpose(0,2,3,1)
 
-# %% ../nbs/04_sample.ipynb #4bcb645d
+# %% ../nbs/04_sample.ipynb #15177e11
 def mask_items(
     masks,      # pair store, a folder mask/KIND/SPLIT inside one, or a folder of masks
     split=None, # of a pair store; 'train' if None
@@ -220,6 +220,7 @@ def provenance(
     rows = read_jsonl(root/'manifest.jsonl') if root else []
     return {(r['split'], r['name']): {k: r[k] for k in ('tiles', 'oracle', 'made', 'licences') if k in r} for r in rows if 'made' in r}
 
+# %% ../nbs/04_sample.ipynb #eaf73c42
 def check_masks(
     items,  # list of `Pair`
     net,    # `GuidedUNet`

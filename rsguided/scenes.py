@@ -225,7 +225,7 @@ def save_scene(
     if path.suffix.lower() == '.npy': return write_atomic(path, lambda p: np.save(p, im))
     return save_image(path, im.squeeze(2) if c == 1 else im)
 
-# %% ../nbs/04b_scenes.ipynb #0f868b7e
+# %% ../nbs/04b_scenes.ipynb #c71180bb
 def check_out(out, net, overwrite): # `InputError` if a scene of this network cannot be written there
     kinds = ('.png', *TIFF, '.npy')
     if out.suffix.lower() not in kinds: raise InputError(f'{out} is to be written; a name that ends in {", ".join(kinds)} is wanted')
@@ -240,6 +240,7 @@ def check_scale(net, gsd, path): # warn if the model knows another ground resolu
     if gsd and own and not 2/3 < gsd/own < 1.5:
         warnings.warn(f'{path} has {gsd:.2f} m per pixel, the model was trained at {own:.2f}: things will have the wrong size')
 
+# %% ../nbs/04b_scenes.ipynb #0893f818
 def scene(
     model:str,            # model folder
     mask:str,             # class ids of the scene: PNG, GeoTIFF, .npy

@@ -133,7 +133,7 @@ def take_away(
     hide = gone.gather(1, mask.flatten(1)).view_as(mask)
     return mask.masked_fill(hide, IGNORE), inst.masked_fill(gone[:,cond.classes.building,None,None], 0)
 
-# %% ../nbs/02_unet.ipynb #d02ca449
+# %% ../nbs/02_unet.ipynb #99456ac4
 class _GroupNormFn(torch.autograd.Function): # PyTorch's forward; a backward that reads channels_last as it lies
     @staticmethod
     def forward(ctx, x, weight, bias, groups, eps):
@@ -157,6 +157,7 @@ class _GroupNormFn(torch.autograd.Function): # PyTorch's forward; a backward tha
         dx = torch.addcmul(dx, dy, row(rstd*weight))
         return dx.unflatten(1, x.shape[2:]).permute(0,3,1,2), dweight.sum(0), dbias.sum(0), None, None
 
+# %% ../nbs/02_unet.ipynb #fb501c19
 class GroupNorm(nn.GroupNorm):
     "`nn.GroupNorm` with a fast backward for large channels_last tensors on a CPU"
     def forward(self, x):
@@ -176,6 +177,7 @@ def _plain(b): # is a residual block one of those that `ResBlock` writes out?
     return (b.time_embedding_norm == 'default' and b.time_emb_proj is not None and not b.skip_time_act and not b.up and not b.down
         and isinstance(b.nonlinearity, nn.SiLU) and b.output_scale_factor == 1)
 
+# %% ../nbs/02_unet.ipynb #3dd852d6
 def own_blocks(
     unet, # diffusers `UNet2DModel`, changed in place
 ):
