@@ -258,7 +258,7 @@ def scaled_buildings(
     h,w = inst.shape
     return [[r*(w/pair.w, h/pair.h) for r in b] for b in pair.buildings]
 
-# %% ../nbs/04_sample.ipynb #588168c8
+# %% ../nbs/04_sample.ipynb #c165a3ed
 def put(
     net,    # `GuidedUNet`
     device,
@@ -280,7 +280,8 @@ def model_id(
     h, d = hashlib.sha256(), Path(folder)
     fs = d/WEIGHTS, (d/WEIGHTS).with_suffix('.bin'), d/'numbers.safetensors', d/'scheduler'/'scheduler_config.json'
     for f in fs:
-        if f.exists(): h.update(hashlib.file_digest(open(f, 'rb'), 'sha256').digest())
+        if not f.exists(): continue
+        with open(f, 'rb') as o: h.update(hashlib.file_digest(o, 'sha256').digest())
     return h.hexdigest()[:16]
 
 # %% ../nbs/04_sample.ipynb #5c697010
