@@ -49,7 +49,7 @@ def usage() -> str:
     return '\n'.join([f'rsguided {__version__}: synthetic, already labelled aerial images', '',
         'usage: rsguided COMMAND ... (rsguided COMMAND --help for its arguments)', '', *(f'  {k:12} {h}' for k,(_,h) in COMMANDS.items())])
 
-# %% ../nbs/07_cli.ipynb #e6e56d8b
+# %% ../nbs/07_cli.ipynb #f800cdb9
 def main(
     argv=None, # arguments; those of the process if None
 ) -> int:      # 0 done, 2 the user can mend it, 130 interrupted
@@ -60,7 +60,8 @@ def main(
     if name not in COMMANDS:
         print(f'rsguided: there is no command {name!r}; rsguided --help lists them', file=sys.stderr)
         return 2
-    try: return call(name, argv[1:])
+    try:
+        with warnings.catch_warnings(): return call(name, argv[1:])
     except KeyboardInterrupt as e:
         print(f'\nrsguided {name}: interrupted; {e.args[0] if e.args else "what was finished is kept"}', file=sys.stderr)
         return 130
