@@ -7,10 +7,10 @@ Docs: https://rsguided.github.io/rsguided/core.html.md"""
 # %% auto #0
 __all__ = ['IMAGE_EXTS', 'LEFTOVER', 'IGNORE', 'LOVEDA', 'InputError', 'write_atomic', 'save_json', 'write_jsonl', 'read_json',
            'read_jsonl', 'apart', 'may_write', 'new_folder', 'listed', 'folder_lock', 'fingerprint', 'is_done',
-           'set_done', 'resumed_folder', 'Classes', 'colour', 'save_mask']
+           'set_done', 'resumed_folder', 'stage', 'Classes', 'colour', 'save_mask']
 
-# %% ../nbs/00_core.ipynb #965d1eab
-import os, re, json, hashlib, shutil, tempfile
+# %% ../nbs/00_core.ipynb #c1473fba
+import os, re, json, hashlib, shutil, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -169,6 +169,34 @@ def resumed_folder(
         if path.exists(): shutil.rmtree(path)
         os.replace(tmp, path)
         note.unlink()
+
+# %% ../nbs/00_core.ipynb #c338cf51
+def stage(
+    out,     # folder of the run
+    name,    # of the stage, and of its folder
+    args:dict, # what its result depends on, inputs included
+    more:dict, # what may grow: steps, minutes, images
+    make,    # function of `fresh`: make the stage's folder, anew or going on
+    anew=True, # may it be made anew if it was begun with other arguments?
+) -> dict:   # what DONE.json holds
+    "Make OUT/NAME unless it is done"
+    d, note = Path(out)/name, Path(out)/f'.{name}.json'
+    if is_done(d, {**args, **more}):
+        print(f'{name}: done already')
+        return read_json(d/'DONE.json')
+    if d.exists() and not note.exists():
+        raise InputError(f'{d} was not made by this command; choose another folder for the run')
+    begun = read_json(note) if d.exists() else args
+    if begun != args and not anew:
+        k = next(k for k in {**args, **begun} if begun.get(k) != args.get(k))
+        raise InputError(f'{d} was made with {k} {begun.get(k)}, not {args.get(k)}; choose another folder or pass --overwrite')
+    save_json(note, args)
+    t = time.time()
+    try: make(begun != args)
+    finally:
+        if not d.exists(): note.unlink()
+    set_done(d, {**args, **more}, seconds=round(time.time()-t, 1))
+    return read_json(d/'DONE.json')
 
 # %% ../nbs/00_core.ipynb #07423310
 IGNORE = 255

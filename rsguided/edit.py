@@ -7,7 +7,7 @@ Docs: https://rsguided.github.io/rsguided/edit.html.md"""
 # %% auto #0
 __all__ = ['Change', 'edit', 'around', 'without_buildings', 'span', 'change_pair']
 
-# %% ../nbs/04c_edit.ipynb #cdd9db2a
+# %% ../nbs/04c_edit.ipynb #ab19a564
 import numpy as np, torch
 from collections import namedtuple
 from fastcore.basics import listify
@@ -15,7 +15,7 @@ from scipy import ndimage
 from .core import IGNORE, InputError
 from .data import draw_instances
 from .cache import from_unit, to_unit
-from .sample import image_noise, make_sampler
+from .sample import guide, image_noise, make_sampler
 from .scenes import drawn_by, guess_x0, scene_cond, takes_x0, windowed
 
 # %% ../nbs/04c_edit.ipynb #1fc75ef2
@@ -83,7 +83,7 @@ def span(on, size, n): # the slice of (n,) that holds all that is `on`, with roo
     a = min(max((a+b+1-k)//2, 0), n-k)
     return slice(a, a+k)
 
-# %% ../nbs/04c_edit.ipynb #0c2d913f
+# %% ../nbs/04c_edit.ipynb #16ea1c89
 @torch.no_grad()
 def change_pair(
     net,       # `GuidedUNet`
@@ -102,6 +102,8 @@ def change_pair(
     strength=1.,   # see `edit`
     gsd=None,      # metres per pixel, if the model is told
     domain=None,   # index of the domain, if the model is told
+    guidance=1.,   # on the mask, see `guide`
+    interval=(0., 1.), # of guidance
     batch_size=16, # windows at once
 ) -> Change: # images, uint8 masks, buildings; bool (h,w): where labels differ, where pixels may
     "A real image before, and after some of its buildings have gone"
@@ -119,7 +121,8 @@ def change_pair(
     cond = scene_cond(net.cond, t(after), t(inst), one(gsd), one(domain))
     cond = cond._replace(maps=cond.maps[...,*box])
     x0 = to_unit(image[box].transpose(2,0,1)[None].copy(), net.dtype, net.info.get('range'))
-    model = windowed(guess_x0(net, scheduler), net.size, .5, batch_size, dev, fill=net.precision != 'fp32')
+    guided = guide(guess_x0(net, scheduler), guidance, interval, scheduler.config.num_train_timesteps)
+    model = windowed(guided, net.size, .5, batch_size, dev, fill=net.precision != 'fp32')
     smp, noise = takes_x0(make_sampler(sampler, scheduler, steps)), image_noise(x0.shape[1:], seed, name, 0)[None]
     x = edit(model, x0, cond, smp, noise, strength, torch.from_numpy(region[box])[None], **drawn_by(smp, seed, name))
     res = image.copy()

@@ -7,7 +7,7 @@ Docs: https://rsguided.github.io/rsguided/sample.html.md"""
 # %% auto #0
 __all__ = ['SPACINGS', 'SAMPLERS', 'noise_levels', 'make_sampler', 'denoise', 'guide', 'parse_interval', 'image_noise', 'paint',
            'to_uint8', 'mask_items', 'provenance', 'check_masks', 'mask_labels', 'scaled_buildings', 'put', 'model_id',
-           'image_format', 'write_image', 'parse_shard', 'Sampling', 'ahead', 'sample']
+           'image_format', 'write_image', 'parse_shard', 'Sampling', 'check_guidance', 'ahead', 'sample']
 
 # %% ../nbs/04_sample.ipynb #eca8507c
 import hashlib, json, shutil, warnings
@@ -353,7 +353,7 @@ def _rows(out, but=()): # of the manifest and of its parts, save some
     fs = [out/'manifest.jsonl', *sorted(f for f in out.glob('.rows-*') if f.name not in but)]
     return {r['name']: r for f in fs for r in read_jsonl(f)}
 
-# %% ../nbs/04_sample.ipynb #96d92790
+# %% ../nbs/04_sample.ipynb #85e67255
 class Sampling:
     "One call of `sample`: `a` are its arguments, `shard` which part of how many"
     def __init__(self, a, device, shard):
@@ -366,7 +366,7 @@ class Sampling:
         make_sampler(a.sampler, self.sched, a.steps, a.eta, a.spacing, a.threshold)
         if min(a.per_mask, a.batch_size, a.limit or 1, 1 if a.n is None else a.n) < 1 or a.grid < 0:
             raise InputError('per_mask, batch_size, limit and n must be at least 1')
-        self.check_guidance()
+        check_guidance(a.guidance, self.net, a.model)
         self.items, self.made = self.choose(), provenance(a.masks)
         check_masks(self.items[:a.limit], self.net, a.resize)
         apart(self.out, a.model, *([] if a.masks == 'none' else [a.masks]))
@@ -376,7 +376,7 @@ class Sampling:
         self.jobs = {f'{p.name}_{k}': (p, k) for k in range(a.n or a.per_mask) for p in self.items[:a.limit]}
         self.own = [*self.jobs][self.i::self.n]
 
-# %% ../nbs/04_sample.ipynb #126135a9
+# %% ../nbs/04_sample.ipynb #e84dee71
 @patch
 def removed(self:Sampling) -> list:
     "Ids of the classes that are made unknown"
@@ -385,11 +385,9 @@ def removed(self:Sampling) -> list:
         raise InputError(f'class {odd[0]!r} is unknown to {self.a.model}; {", ".join(names)} are there')
     return [*range(256)] if self.a.blank else [names.index(c) for c in listed(self.a.remove_class or '')]
 
-@patch
-def check_guidance(self:Sampling):
-    if self.a.guidance != 1 and not self.net.cond.null:
-        raise InputError(f'{self.a.model} was trained without null examples (--null), '
-            f'so guidance {self.a.guidance} cannot be; guidance 1 is wanted')
+def check_guidance(scale, net, path): # `InputError` if the network at that path cannot be guided
+    if scale != 1 and not net.cond.null:
+        raise InputError(f'{path} was trained without null examples (--null), so guidance {scale} cannot be; guidance 1 is wanted')
 
 @patch
 def choose(self:Sampling) -> list:

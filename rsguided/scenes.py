@@ -9,7 +9,7 @@ __all__ = ['MARGIN', 'Seams', 'guess_x0', 'takes_x0', 'windowed', 'scene_cond', 
            'seam_ratio', 'scene_mask', 'scene_buildings', 'scene_labels', 'georeference', 'save_scene', 'check_out',
            'check_scale', 'scene']
 
-# %% ../nbs/04b_scenes.ipynb #2df2e6b6
+# %% ../nbs/04b_scenes.ipynb #1f238acc
 import warnings
 import numpy as np, tifffile, torch
 from collections import Counter, namedtuple
@@ -23,7 +23,7 @@ from .cache import from_unit
 from .sources import SCENES, ground_resolution, need_rasterio
 from .landcover import taper, taper_sum, window_starts
 from .unet import load_model
-from .sample import denoise, image_noise, make_sampler
+from .sample import check_guidance, denoise, guide, image_noise, make_sampler, parse_interval
 
 # %% ../nbs/04b_scenes.ipynb #532f94be
 def guess_x0(
@@ -90,7 +90,7 @@ def scene_cond(
     maps = torch.cat([strip(y) for y in range(0, h, rows)], -2)
     return cond(mask[...,:1,:1], inst[...,:1,:1], gsd, domain)._replace(maps=maps)
 
-# %% ../nbs/04b_scenes.ipynb #fcf9ea95
+# %% ../nbs/04b_scenes.ipynb #2aad6d76
 def drawn_by(sampler, *key): # what a sampler that draws noise in its steps is given: the argument `generators`
     return dict(generators=[generator(*key, 'steps')]) if getattr(sampler, 'draws', False) else {}
 
@@ -108,6 +108,8 @@ def paint_scene(
     name='scene',  # seed and name give the noise
     gsd=None,      # metres per pixel, if the model is told
     domain=None,   # index of the domain, if the model is told
+    guidance=1.,   # on the mask, see `guide`
+    interval=(0., 1.), # of guidance
     callback=None, # called with (i, t, xt) after every step
 ) -> torch.Tensor: # (c,h,w) in [-1,1], on the CPU
     "A scene of any size"
@@ -117,7 +119,8 @@ def paint_scene(
     whole = lambda o: torch.as_tensor(o).long()[...,y[:,None],x][None]
     cond = scene_cond(net.cond, whole(mask), whole(inst), one(gsd), one(domain))
     noise = image_noise((net.channels, len(y), len(x)), seed, name, 0)[None]
-    model = windowed(guess_x0(net, scheduler), s, overlap, batch_size, dev, fill=net.precision != 'fp32')
+    guided = guide(guess_x0(net, scheduler), guidance, interval, scheduler.config.num_train_timesteps)
+    model = windowed(guided, s, overlap, batch_size, dev, fill=net.precision != 'fp32')
     smp = takes_x0(make_sampler(sampler, scheduler, steps))
     return denoise(model, noise, cond, smp, callback, **drawn_by(smp, seed, name))[0,:,:h,:w].float()
 
@@ -240,7 +243,7 @@ def check_scale(net, gsd, path): # warn if the model knows another ground resolu
     if gsd and own and not 2/3 < gsd/own < 1.5:
         warnings.warn(f'{path} has {gsd:.2f} m per pixel, the model was trained at {own:.2f}: things will have the wrong size')
 
-# %% ../nbs/04b_scenes.ipynb #0893f818
+# %% ../nbs/04b_scenes.ipynb #073a7f13
 def scene(
     model:str,            # model folder
     mask:str,             # class ids of the scene: PNG, GeoTIFF, .npy
@@ -250,6 +253,8 @@ def scene(
     steps:int=12,         # denoising steps
     sampler:str='dpm++',  # ddim or dpm++
     overlap:float=.5,     # share of a window that the next one covers too
+    guidance:float=1.,    # how much the mask counts; other than 1 takes two network calls a step
+    guidance_interval:str='0,1', # shares of the noise levels where guidance acts
     batch_size:int=16,    # windows at once
     gsd:float=None,       # metres per pixel (default: what the mask says, or the model)
     device:str=None,      # default: a GPU if there is one
@@ -262,6 +267,8 @@ def scene(
     net.precision = pick_precision(precision or net.precision, device)
     make_sampler(sampler, sched, steps)
     windowed(net, net.size, overlap, batch_size)
+    interval = parse_interval(guidance_interval)
+    check_guidance(guidance, net, model)
     if net.cond.kinds != ('all',): raise InputError(f'{model} wants masks of the kinds {", ".join(net.cond.kinds)}; a model of one kind is wanted')
     geo, said, nodata = georeference(mask)
     m, inst = scene_labels(scene_mask(mask, net.cond.classes, nodata), instances, mask.name, net.cond.classes.building)
@@ -271,7 +278,7 @@ def scene(
     h, w = m.shape
     with tqdm(total=steps, desc='scene', disable=None) as bar:
         x = paint_scene(net, sched, m, inst, seed, sampler, steps, overlap, batch_size, mask.stem, gsd or 0.,
-            None if not net.cond.domains else -1, lambda *_: bar.update())
+            None if not net.cond.domains else -1, guidance, interval, lambda *_: bar.update())
     save_scene(out, from_unit(x, net.dtype, net.info.get('range')).transpose(1,2,0), geo)
     print(f'scene: {out}, {w}x{h} pixels' + (f', {geo["crs"]}' if geo and out.suffix.lower() in TIFF else ''))
     return out

@@ -157,7 +157,7 @@ class _GroupNormFn(torch.autograd.Function): # PyTorch's forward; a backward tha
         dx = torch.addcmul(dx, dy, row(rstd*weight))
         return dx.unflatten(1, x.shape[2:]).permute(0,3,1,2), dweight.sum(0), dbias.sum(0), None, None
 
-# %% ../nbs/02_unet.ipynb #fb501c19
+# %% ../nbs/02_unet.ipynb #cc927ca7
 class GroupNorm(nn.GroupNorm):
     "`nn.GroupNorm` with a fast backward for large channels_last tensors on a CPU"
     def forward(self, x):
@@ -166,12 +166,14 @@ class GroupNorm(nn.GroupNorm):
         return _GroupNormFn.apply(x, self.weight, self.bias, self.num_groups, self.eps)
 
 class ResBlock(ResnetBlock2D):
-    "diffusers' residual block, its input left in the layout it has"
+    "diffusers' residual block, its input left in the layout it has; in place where no gradient needs what was there"
     def forward(self, x, temb):
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time_emb_proj(F.silu(temb))[:,:,None,None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
+        again = not torch.is_grad_enabled()
+        add = torch.Tensor.add_ if again else torch.add
+        h = self.conv1(F.silu(self.norm1(x), inplace=again))
+        h = add(h, self.time_emb_proj(F.silu(temb))[:,:,None,None])
+        h = self.conv2(self.dropout(F.silu(self.norm2(h), inplace=again)))
+        return add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 def _plain(b): # is a residual block one of those that `ResBlock` writes out?
     return (b.time_embedding_norm == 'default' and b.time_emb_proj is not None and not b.skip_time_act and not b.up and not b.down
