@@ -378,7 +378,7 @@ def _said(rows, a, out):
             print(f'mask kind {k}: {n} of {len(kept)} pairs have none')
     if n := sum(r['instances'] == 'components' for r in kept): warnings.warn(f'{n} images: {MERGE}')
 
-# %% ../nbs/00b_sources.ipynb #378b5d03
+# %% ../nbs/00b_sources.ipynb #eaba1e20
 def write_split(
     d,     # folder of the data set in the making, with SPLIT/image
     split, # its name
@@ -397,10 +397,10 @@ def write_data(
     if not recs: raise InputError(f'nothing is left for {out}; at least one image with its labels is wanted')
     with new_folder(out, overwrite) as d:
         for s in dict.fromkeys(r.split for r in recs):
-            own = [r for r in recs if r.split == s]
+            own = [(r.path, r._replace(path=d/s/'image'/f'{r.name}{r.path.suffix}')) for r in recs if r.split == s]
             (d/s/'image').mkdir(parents=True)
-            for r in own: shutil.copyfile(r.path, d/s/'image'/f'{r.name}{r.path.suffix}')
-            write_split(d, s, own)
+            for f,r in own: shutil.copyfile(f, r.path)
+            write_split(d, s, [r for _,r in own])
     return Path(out)
 
 def image_sizes(

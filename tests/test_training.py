@@ -1,5 +1,5 @@
 "Training in real processes: killed at any point, interrupted, sharing the work, out of disk"
-import itertools, os, random, resource, signal, subprocess, sys, time
+import itertools, json, os, random, resource, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from rsguided.cli import main
@@ -105,3 +105,16 @@ def test_train_in_two_processes(pairs, tmp_path):
     assert main(args) == 0
     a,b = weights(tmp_path/'one'), weights(tmp_path/'two')
     assert max(abs(a[k]-b[k]).max() for k in a) < 1e-4
+
+def test_notebook_launcher(pairs, tmp_path):
+    code = '''import sys
+from accelerate import notebook_launcher
+from rsguided.ddim_train import train
+def run(pairs, model): train(pairs, model, size=16, batch_size=2, steps=4, precision='fp32', device='cpu')
+notebook_launcher(run, sys.argv[1:], num_processes=2)
+'''
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(sys.path))
+    p = subprocess.run([sys.executable, '-c', code, str(pairs), str(tmp_path/'two')], env=env, capture_output=True, text=True, timeout=300)
+    assert p.returncode == 0, p.stderr[-3000:]
+    info = json.loads((tmp_path/'two'/'rsguided.json').read_text())
+    assert (info['step'], info['processes']) == (4, 2)
