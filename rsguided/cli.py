@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from . import __version__
 from .core import InputError, fingerprint, folder_lock, read_json, read_jsonl, save_json, stage, write_atomic
 
-# %% ../nbs/07_cli.ipynb #180d5ab1
+# %% ../nbs/07_cli.ipynb #2e0818d5
 COMMANDS = dict(
     demo=('cli', 'all stages on the synthetic city, ending with a report'),
     run=('cli', 'all stages on a data set; run again, it goes on where it stopped'),
@@ -39,14 +39,18 @@ COMMANDS = dict(
     scene=('scenes', 'a mask of any size → one image, GeoTIFF if it says where it lies'),
     export=('yolo_export', 'real and synthetic images → one data set'),
     check=('yolo_export', 'every fault of a finished data set'),
-    fidelity=('evaluate', 'how well images obey their masks'),
+    submit=('submission', "COCO results → the competition's file, or back"),
+    train_instances=('segmenters', 'train a network that outlines buildings on a data set'),
+    detect=('segmenters', 'outline the buildings of a data set → COCO results'),
+    fidelity=('fidelity', 'whether images obey their masks and are like real ones'),
     filter=('quality', 'keep the synthetic images that show their mask and copy nothing'),
-    score=('evaluate', 'one-to-one F1 of predicted buildings'))
+    score=('evaluate', 'one-to-one F1 of predicted buildings, and more'),
+    experiment=('experiment', 'real against augmented training data, with seeds and intervals'))
 
 def usage() -> str:
     "What `rsguided --help` prints"
     return '\n'.join([f'rsguided {__version__}: synthetic, already labelled aerial images', '',
-        'usage: rsguided COMMAND ... (rsguided COMMAND --help for its arguments)', '', *(f'  {k:12} {h}' for k,(_,h) in COMMANDS.items())])
+        'usage: rsguided COMMAND ... (rsguided COMMAND --help for its arguments)', '', *(f'  {k:15} {h}' for k,(_,h) in COMMANDS.items())])
 
 # %% ../nbs/07_cli.ipynb #f800cdb9
 def main(
@@ -152,7 +156,7 @@ def dataset_stage(a):
     return args, {}, lambda fresh: export(a.data, a.out/'synthetic', a.out/'dataset', seed=a.seed, categories=a.categories,
         overwrite=True)
 
-# %% ../nbs/07_cli.ipynb #cb0b804b
+# %% ../nbs/07_cli.ipynb #e2c46d49
 def reader_stage(a):
     args = dict(synthetic=fingerprint(a.out/'synthetic'/'manifest.jsonl'), pairs=fingerprint(a.out/'pairs'),
         steps=a.reader_steps, seed=a.seed)
@@ -161,7 +165,7 @@ def reader_stage(a):
 def read_back(a):
     "Train the reader of a run, measure mask fidelity, and keep both in OUT/reader"
     from rsguided.data import PairStore, load_pair, train_val
-    from rsguided.evaluate import measure_fidelity, read_folder, show_fidelity, train_reader
+    from rsguided.fidelity import measure_fidelity, read_folder, show_fidelity, train_reader
     store = PairStore(a.out/'pairs')
     syn, (tr,va) = read_folder(a.out/'synthetic', store.classes), train_val(store, a.seed)
     print(f'reader: a network trained on {len(tr)} real images reads {len(syn)} synthetic ones back')

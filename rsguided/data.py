@@ -1144,7 +1144,7 @@ def finish_store(
     save_json(root/'classes.json', classes.to_dict(), indent=1)
     write_jsonl(root/'manifest.jsonl', rows)
 
-# %% ../nbs/00_data.ipynb #657c5279
+# %% ../nbs/00_data.ipynb #a31a56c8
 class PairStore:
     "Images, masks and buildings of a pair store, joined by (split, name)"
     def __init__(self,
@@ -1168,7 +1168,8 @@ class PairStore:
         blds = {n: [] for n in names.values()}
         for a in d['annotations']: blds[names[a['image_id']]].append(_building(a, js))
         masks = self.root/'mask'/'all'/split
-        return [Pair(split, r['name'], self.root/r['file'], None if r.get('unmasked') else masks/f'{r["name"]}.png',
+        return [Pair(split, r['name'], None if r.get('unpainted') else self.root/r['file'],
+                     None if r.get('unmasked') else masks/f'{r["name"]}.png',
                      blds.get(r['name']), r['h'], r['w'], r['gsd'], r.get('channels', 3), r.get('dtype', 'uint8'),
                      r.get('domain') or '', r.get('range')) for r in rows]
 
@@ -1179,7 +1180,7 @@ class PairStore:
         raise InputError(f'{self.root} has no split {split!r}; it has {", ".join(self.splits)}')
     def __repr__(self): return 'PairStore: ' + ', '.join(f'{len(v)} {k}' for k,v in self.pairs.items())
 
-# %% ../nbs/00_data.ipynb #879e8974
+# %% ../nbs/00_data.ipynb #da73e273
 def load_labels(
     pair,      # `Pair`
     size=None, # side in pixels; None: as stored
@@ -1202,6 +1203,8 @@ def load_pair(
     classes=LOVEDA, # `Classes`
 ) -> tuple:    # image (h,w,c) in the channels and type it was stored in, mask uint8 (h,w), instance map int32 (h,w)
     "One pair at any size; `InputError` if image and mask disagree"
+    if pair.image is None:
+        raise InputError(f'{pair.mask} has no image; a mask that `rsguided sample` has not painted cannot be learned from')
     rgb = (pair.channels, pair.dtype) == (3, 'uint8') and pair.image.suffix.lower() not in ('.npy', *TIFF)
     im = load_image(pair.image) if rgb else read_pixels(pair.image, pair.channels)[0]
     w,h = _size(pair.mask) if pair.mask else im.shape[1::-1]
