@@ -154,7 +154,7 @@ def image_noise(
     "Standard normal noise as a function of seed, mask name and copy"
     return torch.randn(shape, generator=generator(seed, name, copy))
 
-# %% ../nbs/04_sample.ipynb #ccdba708
+# %% ../nbs/04_sample.ipynb #058a2363
 @torch.no_grad()
 def paint(
     model,     # `GuidedUNet`
@@ -162,8 +162,8 @@ def paint(
     mask,      # int (n,h,w) or (n,kinds,h,w) class ids
     inst,      # int (n,h,w) instance map
     noise,     # (n,c,h,w)
-    sampler='ddim', # of `SAMPLERS`
-    steps=20,
+    sampler='dpm++', # of `SAMPLERS`
+    steps=12,
     pad=0,     # batch size the network always gets; short batches are filled up
     gsd=None,  # (n,) metres per pixel, 0 where unknown, if the model is told
     domain=None, # (n,) index of the domain, -1 for none, if the model is told
@@ -590,7 +590,7 @@ def removed_grid(self:Sampling):
     save = lambda f: fig.savefig(f, dpi=90, bbox_inches='tight')
     with _writing(self.out): write_atomic(self.out/'preview'/'removed.png', save)
 
-# %% ../nbs/04_sample.ipynb #fde35fe7
+# %% ../nbs/04_sample.ipynb #5a76f9a2
 def sample(
     model:str,           # model folder
     masks:str,           # pair store, folder mask/KIND/SPLIT in one, or folder of masks; none: see `n`
@@ -598,8 +598,8 @@ def sample(
     split:str=None,      # of a pair store (default train)
     per_mask:int=1,      # images per mask
     limit:int=None,      # use the first so many masks only
-    steps:int=20,        # denoising steps
-    sampler:str='ddim',  # ddpm, ddim, dpm++ or unipc
+    steps:int=12,        # denoising steps
+    sampler:str='dpm++', # ddpm, ddim, dpm++ or unipc
     batch_size:int=16,
     seed:int=0,          # of the noise
     device:str=None,     # default: a GPU if there is one
