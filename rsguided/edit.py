@@ -83,7 +83,7 @@ def span(on, size, n): # the slice of (n,) that holds all that is `on`, with roo
     a = min(max((a+b+1-k)//2, 0), n-k)
     return slice(a, a+k)
 
-# %% ../nbs/04c_edit.ipynb #16ea1c89
+# %% ../nbs/04c_edit.ipynb #7f8fb6f0
 @torch.no_grad()
 def change_pair(
     net,       # `GuidedUNet`
@@ -121,7 +121,7 @@ def change_pair(
     cond = scene_cond(net.cond, t(after), t(inst), one(gsd), one(domain))
     cond = cond._replace(maps=cond.maps[...,*box])
     x0 = to_unit(image[box].transpose(2,0,1)[None].copy(), net.dtype, net.info.get('range'))
-    guided = guide(guess_x0(net, scheduler), guidance, interval, scheduler.config.num_train_timesteps)
+    guided = guess_x0(guide(net, guidance, interval, scheduler.config.num_train_timesteps), scheduler)
     model = windowed(guided, net.size, .5, batch_size, dev, fill=net.precision != 'fp32')
     smp, noise = takes_x0(make_sampler(sampler, scheduler, steps)), image_noise(x0.shape[1:], seed, name, 0)[None]
     x = edit(model, x0, cond, smp, noise, strength, torch.from_numpy(region[box])[None], **drawn_by(smp, seed, name))

@@ -8,7 +8,7 @@ Docs: https://rsguided.github.io/rsguided/explore.html.md"""
 __all__ = ['Sketch', 'Made', 'SIDE', 'ROOM', 'NOTE', 'KEPT', 'stroke_pixels', 'touched', 'labels', 'brush_on', 'Painter', 'png',
            'as_rgb', 'difference', 'job_for', 'SampleExplorer']
 
-# %% ../nbs/04e_explore.ipynb #ef8cecd8
+# %% ../nbs/04e_explore.ipynb #57a51364
 import io, anywidget, ipywidgets as widgets, numpy as np, shapely, traitlets
 from collections import namedtuple
 from html import escape
@@ -23,7 +23,7 @@ from .core import (IGNORE, InputError, colour, folder_lock, read_json, read_json
 from .data import Record, coco_dict, draw_instances, pick_device, read_coco, trace
 from .cache import from_unit
 from .landcover import iou, iou_counts, predict
-from .sample import SAMPLERS, Sampling, sample, to_uint8, write_image
+from .sample import SAMPLERS, Sampling, check_guidance, sample, to_uint8, write_image
 
 # %% ../nbs/04e_explore.ipynb #2a37bd32
 def stroke_pixels(
@@ -312,7 +312,7 @@ def changed(self:SampleExplorer, said):
     self.made, self.painter.mask = None, self.sketches[-1].masks[0].tobytes()
     return said
 
-# %% ../nbs/04e_explore.ipynb #476c692d
+# %% ../nbs/04e_explore.ipynb #1d5884fa
 @patch
 def show(self:SampleExplorer, k, im, note): # title, uint8 (h,w,3), line below
     self.pictures[k].value, self.notes[k].value = png(im, self.zoom), note
@@ -328,7 +328,7 @@ def generate(self:SampleExplorer) -> str:
     job.want |= want
     vars(job.a).update(want)
     job.how |= {k: want[k] for k in ('steps', 'sampler')}
-    job.check_guidance()
+    check_guidance(job.a.guidance, job.net, job.a.model)
     x = next(job.painted([(key, (s.masks, s.inst, *job.load(key)[2:]))]))[1]
     self.made, im = Made(s, x, dict(job.want)), as_rgb(x)
     self.show('image', im, said)

@@ -90,7 +90,7 @@ def scene_cond(
     maps = torch.cat([strip(y) for y in range(0, h, rows)], -2)
     return cond(mask[...,:1,:1], inst[...,:1,:1], gsd, domain)._replace(maps=maps)
 
-# %% ../nbs/04b_scenes.ipynb #2aad6d76
+# %% ../nbs/04b_scenes.ipynb #ff9abe3c
 def drawn_by(sampler, *key): # what a sampler that draws noise in its steps is given: the argument `generators`
     return dict(generators=[generator(*key, 'steps')]) if getattr(sampler, 'draws', False) else {}
 
@@ -119,7 +119,7 @@ def paint_scene(
     whole = lambda o: torch.as_tensor(o).long()[...,y[:,None],x][None]
     cond = scene_cond(net.cond, whole(mask), whole(inst), one(gsd), one(domain))
     noise = image_noise((net.channels, len(y), len(x)), seed, name, 0)[None]
-    guided = guide(guess_x0(net, scheduler), guidance, interval, scheduler.config.num_train_timesteps)
+    guided = guess_x0(guide(net, guidance, interval, scheduler.config.num_train_timesteps), scheduler)
     model = windowed(guided, s, overlap, batch_size, dev, fill=net.precision != 'fp32')
     smp = takes_x0(make_sampler(sampler, scheduler, steps))
     return denoise(model, noise, cond, smp, callback, **drawn_by(smp, seed, name))[0,:,:h,:w].float()
