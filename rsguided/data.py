@@ -9,14 +9,15 @@ __all__ = ['TIFF', 'LOSSY', 'Record', 'DROPPED', 'NO_PX', 'Pair', 'load_image', 
            'read_npy', 'read_bands', 'as_pixels', 'read_pixels', 'resize_pixels', 'load_codes', 'pack', 'show_mask',
            'show_pairs', 'pick_device', 'pick_precision', 'autocast', 'generator', 'polygon', 'area', 'areas',
            'nearest', 'bridge', 'rings', 'turn', 'with_holes', 'run_lengths', 'rle_mask', 'pixel_geometry', 'trace',
-           'geometry', 'seg_rings', 'Records', 'warn_report', 'choose_categories', 'coco_images', 'check_gsd',
-           'coco_annotations', 'plain', 'mend', 'coco_buildings', 'no_gc', 'read_coco', 'read_split', 'read_data',
-           'check_images', 'coco_dict', 'draw_instances', 'is_lossy', 'border', 'hidden', 'seen', 'Clipper', 'clip',
-           'starts', 'blocks', 'windows', 'draw_share', 'parse_splits', 'deal', 'read_scenes', 'cut_scene', 'save_tile',
-           'write_tiles', 'tiles', 'mask_path', 'with_buildings', 'write_pair', 'manifest_row', 'domain_in',
-           'finish_store', 'PairStore', 'load_labels', 'load_pair', 'train_val', 'dihedral', 'StreamDL']
+           'geometry', 'seg_rings', 'crosses', 'shape_of', 'Records', 'warn_report', 'choose_categories', 'coco_images',
+           'check_gsd', 'coco_annotations', 'plain', 'mend', 'coco_buildings', 'no_gc', 'read_coco', 'read_split',
+           'read_data', 'check_images', 'coco_dict', 'draw_instances', 'is_lossy', 'border', 'hidden', 'seen',
+           'Clipper', 'clip', 'starts', 'blocks', 'windows', 'draw_share', 'parse_splits', 'deal', 'read_scenes',
+           'cut_scene', 'save_tile', 'write_tiles', 'tiles', 'mask_path', 'with_buildings', 'write_pair',
+           'manifest_row', 'domain_in', 'finish_store', 'PairStore', 'load_labels', 'load_pair', 'train_val',
+           'dihedral', 'StreamDL']
 
-# %% ../nbs/00_data.ipynb #4fe1e4d3
+# %% ../nbs/00_data.ipynb #af5c8f90
 import gc, hashlib, logging, re, shapely, struct, warnings
 from collections import Counter, namedtuple
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -27,7 +28,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
-from fastcore.basics import store_attr, ifnone, listify
+from fastcore.basics import ifnone, listify
 
 from fastai.data.load import DataLoader
 from tifffile import TiffFile, imwrite
@@ -490,6 +491,26 @@ def seg_rings(
     rs = _flat(seg)
     if not all(np.isfinite(r).all() for r in rs): raise ValueError('a coordinate is not finite')
     return with_holes([r for r in rs if len(r) > 2])
+
+# %% ../nbs/00_data.ipynb #2a642543
+def crosses(
+    seg, # COCO segmentation that `geometry` can read
+) -> bool:
+    "Does a ring of it cross itself? One that is joined to a hole by a bridge does not"
+    if isinstance(seg, dict): return False
+    ps = [Polygon(np.reshape(r, (-1, 2))) for r in seg if np.size(r) > 6]
+    return any(not p.is_valid and abs(p.area - make_valid(p).area) > 1e-6*max(1, p.area) for p in ps)
+
+def shape_of(
+    ann,   # COCO annotation or result
+    where, # to name it in an error
+    size=None, # (h,w) of the image: a mask must have it
+):         # shapely geometry
+    "`geometry` of an annotation; `InputError` if it has none"
+    if ann.get('bbox') and not ann.get('segmentation'): raise InputError(f'{where} has a box and no segmentation; polygons or masks are wanted')
+    try: return geometry(ann.get('segmentation'), size)
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise InputError(f'{where} is no shape: {e}; COCO polygons or run-length masks are wanted') from None
 
 # %% ../nbs/00_data.ipynb #4dc1ab23
 DROPPED = ('of another category', 'of images that are not listed', 'under 3 points', 'without area',

@@ -12,10 +12,10 @@ __all__ = ['SCHEDULES', 'PREDICTS', 'RECIPES', 'noise_schedule', 'add_noise', 't
            'write_history', 'follow_recipe', 'training_length', 'clear_model', 'read_state', 'training_pairs',
            'network', 'train', 'Training', 'stored_gsd', 'disk_full', 'Interrupted']
 
-# %% ../nbs/03_ddim_train.ipynb #0bde0b6d
+# %% ../nbs/03_ddim_train.ipynb #97f15335
 import csv, errno, math, shutil, time, warnings
 import matplotlib.pyplot as plt
-import numpy as np, torch, torch.nn as nn, torch.nn.functional as F
+import numpy as np, torch, torch.nn as nn
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path

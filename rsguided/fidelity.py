@@ -7,9 +7,9 @@ Docs: https://rsguided.github.io/rsguided/fidelity.html.md"""
 # %% auto #0
 __all__ = ['READER', 'Reading', 'Look', 'train_reader', 'open_reader', 'real_pairs', 'seen_share', 'pieces', 'read_back',
            'beside', 'fidelity_table', 'recall', 'with_instances', 'measure_fidelity', 'table_row', 'show_fidelity',
-           'mmd2', 'kid', 'kid_size', 'deep_features', 'reader_kid', 'Uint8Images', 'load_torch_fidelity',
-           'inception_distance', 'thumbnail', 'features', 'nearest_of', 'look', 'stack_looks', 'CopyCheck',
-           'join_masks', 'read_folder', 'figures_of', 'fidelity']
+           'mmd2', 'kid', 'kid_size', 'to_32', 'encode', 'deep_features', 'reader_kid', 'Uint8Images',
+           'load_torch_fidelity', 'inception_distance', 'thumbnail', 'features', 'nearest_of', 'look', 'stack_looks',
+           'CopyCheck', 'join_masks', 'read_folder', 'figures_of', 'fidelity']
 
 # %% ../nbs/05a_fidelity.ipynb #4176d00c
 import re
@@ -190,20 +190,24 @@ def kid(
 
 def kid_size(m, n): return min(1000, m//2, n//2)   # images per subset
 
-# %% ../nbs/05a_fidelity.ipynb #c0ee8924
+# %% ../nbs/05a_fidelity.ipynb #d3e96038
+def to_32(x): return F.pad(x, (0, -x.shape[-1]%32, 0, -x.shape[-2]%32), mode='replicate')   # sides that can be halved
+
 @torch.no_grad()
-def deep_features(
+def encode(
     reader, # `Segmenter` with an encoder, as `train_reader` makes it
     images, # list of uint8 (h,w,3), one size
+    see,    # float (n,3,h,w) in 0..255 → (n,d)
     device=None, # see `pick_device`
 ) -> np.ndarray: # float32 (n,d)
+    "Images as vectors, in pieces that fit in memory"
+    reader = reader.to(pick_device(device)).eval()
+    batch = lambda part: torch.from_numpy(np.stack(part)).permute(0,3,1,2).to(reader.device).float()
+    return torch.cat([see(batch(part)).cpu() for part in pieces(images, 32)]).numpy()
+
+def deep_features(reader, images, device=None): # see `encode`
     "What the reader's encoder makes of images"
-    reader, res = reader.to(pick_device(device)).eval(), []
-    for part in pieces(images, 32):
-        x = torch.from_numpy(np.stack(part)).permute(0,3,1,2).to(reader.device).float()
-        x = F.pad((x-reader._mean)/reader._std, (0, -x.shape[-1]%32, 0, -x.shape[-2]%32), mode='replicate')
-        res.append(reader.net.encoder(x)[-1].float().mean((2,3)).cpu())
-    return torch.cat(res).numpy()
+    return encode(reader, images, lambda x: reader.net.encoder(to_32((x-reader._mean)/reader._std))[-1].float().mean((2,3)), device)
 
 def reader_kid(
     reader, # `Segmenter`
@@ -273,23 +277,16 @@ def thumbnail(
     t = t - t.mean()
     return t/max(np.linalg.norm(t), 1e-3)
 
-# %% ../nbs/05a_fidelity.ipynb #a936dba7
-@torch.no_grad()
-def features(
-    reader, # `Segmenter` with an encoder, as `train_reader` makes it
-    images, # list of uint8 (h,w,3), one size
-    device=None, # see `pick_device`
-) -> np.ndarray: # float32 (n,d)
+# %% ../nbs/05a_fidelity.ipynb #20417caf
+def features(reader, images, device=None): # see `encode`
     "What the reader's encoder makes of images, whichever way they are turned"
-    reader, res = reader.to(pick_device(device)).eval(), []
-    for part in pieces(images, 32):
-        x = torch.from_numpy(np.stack(part)).permute(0,3,1,2).to(reader.device).float()
+    def see(x):
         x = F.avg_pool2d(x, 2)
         m,s = x.mean((1,2,3), keepdim=True), x.std((1,2,3), keepdim=True)
-        x = F.pad((x-m)/s.clamp(min=1)*.35 - .15, (0, -x.shape[-1]%32, 0, -x.shape[-2]%32), mode='replicate')
+        x = to_32((x-m)/s.clamp(min=1)*.35 - .15)
         hs = [reader.net.encoder(dihedral(x, k))[-1].float() for k in range(8)]
-        res.append(sum(torch.cat([h.mean((2,3)), h.std((2,3), correction=0)], 1) for h in hs).cpu()/8)
-    return torch.cat(res).numpy()
+        return sum(torch.cat([h.mean((2,3)), h.std((2,3), correction=0)], 1) for h in hs)/8
+    return encode(reader, images, see, device)
 
 # %% ../nbs/05a_fidelity.ipynb #6a51304a
 def nearest_of(

@@ -8,7 +8,7 @@ Docs: https://rsguided.github.io/rsguided/machine.html.md"""
 __all__ = ['processor', 'wait', 'matrix_peak', 'Settings', 'step_seconds', 'no_memory', 'use_of_peak', 'alternatives', 'tune',
            'Ranks', 'process_group', 'Stop']
 
-# %% ../nbs/02a_machine.ipynb #c89de0cc
+# %% ../nbs/02a_machine.ipynb #19cbc65b
 import os, platform, signal, sys, time
 import torch, torch.distributed as dist
 from contextlib import contextmanager
@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from fastcore.basics import store_attr
 from .core import InputError, read_json, save_json
-from .data import autocast, pick_device, pick_precision
-from .unet import Cond, Conditioning, create_unet, forward_flops
+from .data import pick_device, pick_precision
+from .unet import create_unet, forward_flops
 
 # %% ../nbs/02a_machine.ipynb #a211140c
 def processor(

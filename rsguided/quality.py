@@ -9,15 +9,16 @@ __all__ = ['LEAST', 'Shown', 'image_iou', 'merit', 'not_shown', 'choose_building
            'verdicts', 'synthetic_images', 'load_shown', 'real_looks', 'judge', 'link', 'keep_image', 'filter_table',
            'quantiles', 'filter', 'filter_report']
 
-# %% ../nbs/06a_filter.ipynb #a62de5e5
+# %% ../nbs/06a_filter.ipynb #44c7c095
 import os, shutil
 import numpy as np
 from collections import Counter, defaultdict, namedtuple
 from pathlib import Path
-from .core import IGNORE, InputError, apart, new_folder, read_jsonl, save_json, save_mask, write_jsonl
-from .data import PairStore, areas, coco_dict, draw_instances, load_image, load_mask, load_pair, read_coco
+from .core import IGNORE, InputError, apart, new_folder, save_json, save_mask, write_jsonl
+from .data import PairStore, areas, coco_dict, draw_instances, load_image, load_mask, load_pair
 from .fidelity import CopyCheck, look, open_reader, pieces, real_pairs, seen_share, stack_looks
 from .landcover import iou, iou_counts, predict
+from .yolo_export import read_synthetic
 
 # %% ../nbs/06a_filter.ipynb #742518bb
 LEAST = .01   # share of an image that a class must cover for its IoU to count
@@ -116,7 +117,7 @@ def verdicts(
         for i in g: why[i] = '' if i == best else 'not the best of its mask'
     return why
 
-# %% ../nbs/06a_filter.ipynb #447e52dc
+# %% ../nbs/06a_filter.ipynb #03d060ea
 Shown = namedtuple('Shown', 'rec row')   # a synthetic image: `Record` with its buildings, manifest row
 
 def synthetic_images(
@@ -124,14 +125,10 @@ def synthetic_images(
 ) -> list:  # of `Shown`, in the order of the manifest
     "The images of a synthetic folder that are kept so far; errors if it is not whole"
     d = Path(folder)
-    for f in ('', 'instances.json', 'manifest.jsonl'):
-        if not (d/f).exists(): raise FileNotFoundError(f'{d/f} does not exist; a folder of synthetic images '
-            '(image/, mask/, instances.json, manifest.jsonl) is wanted')
-    recs = {r.name: r for r in read_coco(d/'instances.json', 'train')}
-    rows = [r for r in read_jsonl(d/'manifest.jsonl') if isinstance(r, dict) and r.get('kept', True)]
-    if not rows: raise InputError(f'{d}/manifest.jsonl lists no images; at least one is wanted')
+    both = read_synthetic(d)
+    recs, rows = {r.name: r for r,_ in both}, [row for _,row in both if row.get('kept', True)]
+    if not rows: raise InputError(f'{d}/manifest.jsonl keeps no images; at least one is wanted')
     for r in rows:
-        if r.get('name') not in recs: raise InputError(f'{d}/instances.json has nothing on {r.get("name")}; an entry for each is wanted')
         if not isinstance(r.get('copy', 0), int): raise InputError(f'{d}/manifest.jsonl has copy {r["copy"]!r}; a number is wanted')
         if not (d/'mask'/f'{r["name"]}.png').exists():
             raise FileNotFoundError(f'{d}/mask/{r["name"]}.png does not exist; every image wants its mask')

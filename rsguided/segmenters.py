@@ -13,7 +13,7 @@ __all__ = ['Sample', 'PARTS', 'PUBLISHED', 'read_labelled', 'image_ids', 'unknow
            'YoloDetector', 'new_detector', 'synthetic_names', 'the_split', 'train_instances', 'training_data',
            'save_detector', 'load_detector', 'result', 'detect']
 
-# %% ../nbs/06b_segmenters.ipynb #5f59e0b8
+# %% ../nbs/06b_segmenters.ipynb #aaec68ca
 import math, os, re, shutil, tempfile
 from collections import namedtuple
 from importlib.metadata import version
@@ -32,10 +32,10 @@ from .data import (Record, check_images, dihedral, draw_instances, generator, hi
     pixel_geometry, read_coco, read_data, rings, save_image, _natural)
 from .landcover import Segmenter, predict, read_weights
 from .machine import Settings
-from .sources import building_ids, by_split, image_sizes, label_of, read_yaml, read_yolo, used_ids
+from .sources import building_ids, by_split, class_names, image_sizes, label_of, read_yaml, read_yolo, used_ids
 from .yolo_export import data_yaml, yolo_label
 
-# %% ../nbs/06b_segmenters.ipynb #e49fa3ab
+# %% ../nbs/06b_segmenters.ipynb #1afe3541
 def read_labelled(
     data, # finished data set (images/SPLIT with annotations/SPLIT.json or labels/SPLIT), one in BEGC layout, or images alone
     categories=None, # COCO categories or YOLO classes that are buildings
@@ -59,8 +59,8 @@ def _finished(root, split, files, categories):
     if js.exists(): return list(read_coco(js, split, [root/'images'/split], categories))
     there = [l for l in map(label, files.values()) if l.is_file()]
     if not there: return _records(split, files.values())
-    names = (read_yaml(root/'data.yaml').get('names') or {}) if (root/'data.yaml').is_file() else {}
-    names = {int(k): str(v) for k,v in (enumerate(names) if isinstance(names, list) else names.items())}
+    f = root/'data.yaml'
+    names = class_names(read_yaml(f), f) if f.is_file() else {}
     ids = building_ids(categories or '', names, used_ids(there))
     return _records(split, files.values(), lambda f,w,h: read_yolo(label(f), w, h, ids) if label(f).is_file() else [])
 

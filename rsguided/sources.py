@@ -9,11 +9,12 @@ __all__ = ['IMAGES', 'SPLITS', 'LOVEDA_RAW', 'MAP_FORM', 'MERGE', 'FLAT', 'NO_AR
            'by_split', 'choose_classes', 'new_palette', 'read_class_map', 'recode', 'Coding', 'outlines', 'components',
            'by_kind', 'coco_of', 'coco_beside', 'read_pair', 'add_pair', 'lone', 'same_kind', 'check_codes', 'pairs',
            'some', 'write_split', 'write_data', 'image_sizes', 'building_codes', 'mask_kind', 'from_masks', 'ring_area',
-           'line_faults', 'label_lines', 'read_yolo', 'read_yaml', 'yolo_images', 'label_of', 'building_ids',
-           'used_ids', 'from_yolo', 'need_rasterio', 'read_footprints', 'crs_of', 'near', 'to_pixels', 'footprints_in',
-           'ground_resolution', 'alpha_band', 'pick_bands', 'write_scene', 'read_scene', 'from_geojson', 'said_outside']
+           'line_faults', 'label_lines', 'read_yolo', 'read_yaml', 'class_names', 'yolo_images', 'label_of',
+           'building_ids', 'used_ids', 'from_yolo', 'need_rasterio', 'read_footprints', 'crs_of', 'near', 'to_pixels',
+           'footprints_in', 'ground_resolution', 'alpha_band', 'pick_bands', 'write_scene', 'read_scene',
+           'from_geojson', 'said_outside']
 
-# %% ../nbs/00b_sources.ipynb #c87a62ad
+# %% ../nbs/00b_sources.ipynb #4134482b
 import math, re, shutil, tempfile, warnings
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,6 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, shapely, yaml
 import matplotlib.pyplot as plt
-from PIL import Image
 from fastcore.basics import listify, store_attr
 from scipy import ndimage
 from shapely.geometry import box, shape
@@ -181,7 +181,7 @@ def components(inside): return outlines(ndimage.label(inside)[0])
 
 MERGE = 'buildings are connected components of the masks: touching ones merge into one'
 
-# %% ../nbs/00b_sources.ipynb #6b2bb73f
+# %% ../nbs/00b_sources.ipynb #2052bca1
 def by_kind(
     masks,         # MASKS/KIND/SPLIT/NAME, MASKS/SPLIT/NAME or MASKS/NAME
     splits,        # names of the splits of the images
@@ -198,6 +198,7 @@ def by_kind(
             'MASKS/KIND/SPLIT/NAME.png or MASKS/SPLIT/NAME.png is wanted')
     return {d.name: flat(d) for d in sorted(subs, key=lambda d: (d.name != 'all', d.name))}
 
+# %% ../nbs/00b_sources.ipynb #d628f4dc
 def coco_of(
     path,    # COCO file
     split,   # of the images
@@ -432,7 +433,7 @@ def mask_kind(
             f'{choose} (all but 0 is building)')
     return 'binary' if len(codes) < 2 else 'instance'
 
-# %% ../nbs/00b_sources.ipynb #a09f0150
+# %% ../nbs/00b_sources.ipynb #7528ee1c
 def from_masks(
     images:str,        # IMAGES/SPLIT/NAME.EXT or IMAGES/NAME.EXT
     masks:str,         # MASKS/SPLIT/NAME.EXT or MASKS/NAME.EXT: PNG, TIFF or .npy
@@ -470,6 +471,7 @@ def from_masks(
     if kind == 'binary': warnings.warn(MERGE)
     return Path(out)
 
+# %% ../nbs/00b_sources.ipynb #21b27fa0
 def _mask_record(key, image, mask, size, kind, repair, gsd):
     "The record of an image whose buildings stand in a mask; shares of its pixels repaired and lost"
     codes, mended, lost = building_codes(mask, repair)
@@ -480,7 +482,7 @@ def _mask_record(key, image, mask, size, kind, repair, gsd):
     blds = outlines(codes) if kind == 'instance' else components(codes > 0)
     return Record(*key, image, *size, blds, gsd), mended, lost
 
-# %% ../nbs/00b_sources.ipynb #c0ec073d
+# %% ../nbs/00b_sources.ipynb #1e85d78b
 FLAT = 'a polygon without area'
 NO_AREA = 1e-10 # in parts of the image: a hundredth of a square pixel at 10,000 pixels a side
 
@@ -505,6 +507,7 @@ def line_faults(
     if not res and ring_area(v.reshape(-1,2)) <= NO_AREA: res.append(FLAT)
     return res
 
+# %% ../nbs/00b_sources.ipynb #759a0e38
 def label_lines(path):
     "Numbered lines of a label file that are not empty"
     ls = Path(path).read_text(encoding='utf-8-sig', errors='replace').splitlines()
@@ -527,7 +530,7 @@ def read_yolo(
             if ids is None or c in ids: res.append([np.clip(v, 0, 1).reshape(-1, 2)*(w, h)])
     return res
 
-# %% ../nbs/00b_sources.ipynb #a6efd86a
+# %% ../nbs/00b_sources.ipynb #9410255e
 def read_yaml(path):
     "A `data.yaml` as dictionary"
     try: y = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
@@ -536,6 +539,17 @@ def read_yaml(path):
         raise InputError(f'{path} is no YAML file of keys and values; train, val and names are wanted in it')
     return y
 
+def class_names(
+    y, # a data.yaml as `read_yaml` reads it
+    f, # its file, for an error
+) -> dict: # {class id: name}
+    "The classes of a data.yaml"
+    names = y.get('names') or {}
+    try: return {int(k): str(v) for k,v in (enumerate(names) if isinstance(names, list) else names.items())}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f'{f} has names that are no list and no ids with names; either is wanted') from None
+
+# %% ../nbs/00b_sources.ipynb #79a92a85
 def _entry(f, y, entry):
     "Images that an entry of a data.yaml stands for: a folder, or a text file of paths"
     tries = [f.parent/str(y.get('path') or '.')/entry, f.parent/entry, f.parent/re.sub(r'^(\.\./)+', '', entry)]
@@ -564,10 +578,7 @@ def yolo_images(
     y = read_yaml(f)
     there = [s for s in ('train', 'val', 'valid', 'test') if y.get(s)]
     ims = {s: [p for e in listify(y[s]) for p in _entry(f, y, str(e))] for s in there}
-    names = y.get('names') or {}
-    try: return ims, {int(k): str(v) for k,v in (enumerate(names) if isinstance(names, list) else names.items())}
-    except (AttributeError, TypeError, ValueError):
-        raise InputError(f'{f} has names that are no list and no ids with names; either is wanted') from None
+    return ims, class_names(y, f)
 
 def label_of(image):
     "Where the label file of an image lies"

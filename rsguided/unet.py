@@ -10,10 +10,10 @@ __all__ = ['CHANNELS', 'PRESETS', 'WEIGHTS', 'one_hot', 'boundary', 'signed_dist
            'create_unet', 'forward_flops', 'create_like', 'save_weights', 'save_unet', 'save_model', 'load_model',
            'from_published', 'side', 'to_diffusers', 'warm_start']
 
-# %% ../nbs/02_unet.ipynb #d2ff5b12
+# %% ../nbs/02_unet.ipynb #ecc70799
 import math
 import torch, torch.nn as nn, torch.nn.functional as F
-from functools import partial, partialmethod
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from diffusers import UNet2DModel, DDPMScheduler

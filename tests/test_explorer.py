@@ -21,7 +21,7 @@ def code(pairs, model, out, size=32, reader_steps=2, **kw):
 import warnings
 warnings.simplefilter('ignore')
 from rsguided.data import PairStore
-from rsguided.evaluate import train_reader
+from rsguided.fidelity import train_reader
 from rsguided.explore import SampleExplorer
 store = PairStore({str(pairs)!r})
 reader = train_reader(store['train'], {size}, store.classes, steps={reader_steps}, device='cpu')
