@@ -7,7 +7,7 @@ Docs: https://rsguided.github.io/rsguided/city.html.md"""
 # %% auto #0
 __all__ = ['GSD', 'city_style', 'draw_buildings', 'city_tile', 'city']
 
-# %% ../nbs/00a_city.ipynb #fecc4df3
+# %% ../nbs/00a_city.ipynb #036c2f21
 import os, sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from fastcore.basics import ifnone, store_attr
 from pycocotools import mask as maskUtils
+from scipy import ndimage
 from shapely import (STRtree, area as area_of, clip_by_rect, get_coordinates, intersection, is_valid, linearrings,
     polygons)
 from shapely.geometry import Polygon
@@ -611,13 +612,22 @@ def draw_buildings(
     if not segs: return np.zeros((h, w), bool)
     return maskUtils.decode(maskUtils.merge(maskUtils.frPyObjects(segs, h, w))).astype(bool)
 
-# %% ../nbs/00a_city.ipynb #c70c3af2
+# %% ../nbs/00a_city.ipynb #24a135b1
+def _reduced(im, lab, blds, size): # to `size` pixels a side
+    k = size/len(im)
+    ground = lab[tuple(ndimage.distance_transform_edt(lab == 1, return_distances=False, return_indices=True))]    # as if nothing were built
+    small, blds = np.array(Image.fromarray(ground).resize((size, size), Image.NEAREST)), [[r*k for r in b] for b in blds]
+    small[draw_buildings(blds, size, size)] = 1
+    return np.asarray(Image.fromarray(im).resize((size, size), Image.BICUBIC)), small, blds
+
 def city_tile(
     seed,     # city: sun, palette, street style
     i,        # number of the tile, from 0
-    size=256, # side in pixels of 0.3 m
+    size=256, # side in pixels
+    gsd=GSD,  # metres per pixel; what is coarser than 0.3 is reduced from it
 ) -> tuple:   # image uint8 (size,size,3), class ids uint8 (size,size), buildings (lists of rings)
     "Tile `i` of a synthetic city with its land cover and building polygons"
+    if gsd != GSD: return _reduced(*city_tile(seed, i, round(size*gsd/GSD)), size)
     rng,st,s = np.random.default_rng([seed, i, 3]), city_style(seed), size + 2*_PAD
     p,nz = _plan(rng, st, size), {k: _window(rng, f, s) for k,f in _fields(seed).items()}
     inner,at = np.s_[...,_PAD:_PAD+size,_PAD:_PAD+size], np.arange(size, dtype=np.float32) + .5
@@ -645,10 +655,10 @@ def city_tile(
     lab[draw_buildings(blds, size, size)] = 1
     return _camera(full[inner]*(1 - dark*np.float32([.58, .54, .46])[:,None,None]), st, nin), lab, blds
 
-# %% ../nbs/00a_city.ipynb #99150b74
-def _write_tile(seed, i, size, file):
+# %% ../nbs/00a_city.ipynb #cc08dc38
+def _write_tile(seed, i, size, gsd, file):
     "Write image and land cover of a tile; its COCO annotations, but for the ids"
-    im,lab,blds = city_tile(seed, i, size)
+    im,lab,blds = city_tile(seed, i, size, gsd)
     Image.fromarray(im).save(file.parent/'image'/f'{file.name}.jpg', quality=95)
     save_mask(file.parent/'landcover'/f'{file.name}.png', lab, LOVEDA)
     return [_annotation(b) for b in blds]
@@ -659,9 +669,9 @@ def _annotation(building):
     return dict(category_id=1, iscrowd=0, segmentation=[r.ravel().tolist() for r in building],
         area=round(sum(Polygon(r).area for r in building), 2), bbox=[round(q, 2) for q in (x0, y0, x1-x0, y1-y0)])
 
-def _city_coco(tiles, size): # annotations by tile
+def _city_coco(tiles, size, gsd): # annotations by tile
     anns = [dict(image_id=k, **a) for k,rows in enumerate(tiles, 1) for a in rows]
-    return dict(info=dict(description='rsguided synthetic city', gsd=GSD), categories=[dict(id=1, name='building')],
+    return dict(info=dict(description='rsguided synthetic city', gsd=gsd), categories=[dict(id=1, name='building')],
         images=[dict(id=k+1, file_name=f'image/{k}.jpg', width=size, height=size) for k in range(len(tiles))],
         annotations=[dict(id=n, **a) for n,a in enumerate(anns, 1)])
 
@@ -672,14 +682,15 @@ def _spread(f, jobs, workers):
     with ProcessPoolExecutor(workers, mp_context=get_context('fork')) as ex:
         return list(tqdm(ex.map(f, *zip(*jobs), chunksize=4), total=len(jobs), disable=None))
 
-# %% ../nbs/00a_city.ipynb #aecad268
+# %% ../nbs/00a_city.ipynb #2449500d
 def city(
     out,             # folder to make
     train=200,       # tiles to train with
     val=40,          # tiles to validate with
     test=20,         # tiles to test with
-    size=256,        # side of a tile, in pixels of 0.3 m
+    size=256,        # side of a tile, in pixels
     seed=0,          # the city
+    gsd=GSD,         # metres per pixel, 0.3 or more
     overwrite=False, # replace a folder that is there
     workers=None,    # processes; as many as cores if None
 ) -> Path:           # `out`
@@ -687,15 +698,16 @@ def city(
     out, counts = Path(out), dict(train=train, val=val, test=test)
     full = out.resolve()
     if size < 32: raise InputError(f'size is {size}; a tile of 32 pixels or more is wanted')
+    if not GSD <= gsd < 30: raise InputError(f'gsd is {gsd}; {GSD} metres per pixel or more is wanted')
     if seed < 0: raise InputError(f'seed is {seed}; 0 or more is wanted')
     if min(counts.values()) < 0 or not any(counts.values()):
         raise InputError(f'train, val, test are {train}, {val}, {test}; none negative, not all 0 is wanted')
     with new_folder(full, overwrite) as tmp:
         for d in ('image', 'landcover'):
             for s in filter(counts.get, counts): (tmp/s/d).mkdir(parents=True)
-        jobs = [(seed, 3*j+k, size, tmp/s/str(j)) for k,(s,n) in enumerate(counts.items()) for j in range(n)]
+        jobs = [(seed, 3*j+k, size, gsd, tmp/s/str(j)) for k,(s,n) in enumerate(counts.items()) for j in range(n)]
         _fields(seed)                                      # made once, before the processes part
         anns = iter(_spread(_write_tile, jobs, ifnone(workers, os.cpu_count())))
         for s in filter(counts.get, counts):
-            save_json(tmp/s/f'{s}.json', _city_coco([next(anns) for _ in range(counts[s])], size))
+            save_json(tmp/s/f'{s}.json', _city_coco([next(anns) for _ in range(counts[s])], size, gsd))
     return out

@@ -170,7 +170,7 @@ def resumed_folder(
         os.replace(tmp, path)
         note.unlink()
 
-# %% ../nbs/00_core.ipynb #c338cf51
+# %% ../nbs/00_core.ipynb #8425ebf0
 def stage(
     out,     # folder of the run
     name,    # of the stage, and of its folder
@@ -190,6 +190,7 @@ def stage(
     if begun != args and not anew:
         k = next(k for k in {**args, **begun} if begun.get(k) != args.get(k))
         raise InputError(f'{d} was made with {k} {begun.get(k)}, not {args.get(k)}; choose another folder or pass --overwrite')
+    (d/'DONE.json').unlink(missing_ok=True)    # for it is so no longer
     save_json(note, args)
     t = time.time()
     try: make(begun != args)

@@ -183,10 +183,11 @@ def judge(
             res.append((row, seen_share(p.argmax(0), insts[i], len(s.rec.buildings), c.building), np.packbits(bad)))
     return res
 
-# %% ../nbs/06a_filter.ipynb #0fdfd26b
+# %% ../nbs/06a_filter.ipynb #d6be753e
 def link(f, to):
     "A second name for a file, or a copy where the file system has no such thing"
     to.parent.mkdir(parents=True, exist_ok=True)
+    to.unlink(missing_ok=True)             # it may be a link to something else
     try: os.link(f, to)
     except OSError: shutil.copyfile(f, to)
 

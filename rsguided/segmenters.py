@@ -325,7 +325,7 @@ def check_samples(
     if not any(s.buildings for s in samples):
         raise InputError(f'{len(samples)} images with no building among them; at least one building is wanted to learn from')
 
-# %% ../nbs/06b_segmenters.ipynb #a94ab735
+# %% ../nbs/06b_segmenters.ipynb #90e49f6e
 class UNetDetector(Detector):
     "A `BorderUNet`, and the watershed that makes buildings of what it sees"
     keys = ('size', 'zoom', 'widths', 'fold')
@@ -342,7 +342,7 @@ class UNetDetector(Detector):
         self.steps = steps or self.steps
         check_samples(samples, symmetries, steps=steps, batch_size=batch_size, lr=lr, size=self.size, zoom=self.zoom)
         by = self.fold*2**(len(self.widths)-1)
-        longest = max(max(s.image.shape[:2] for s in samples))*self.zoom
+        longest = max(max(s.image.shape[:2]) for s in samples)*self.zoom
         self.size = by*math.ceil((self.size or min(512, longest))/by)
         self.build(seed)
         self.losses = fit_parts(self.seg, samples, self.steps, batch_size or self.batch_size, self.size, lr or 4e-3, symmetries,
@@ -528,7 +528,7 @@ def yolo_net(
         why = str(e).strip().split('\n')[0][:80]
         raise InputError(f'the weights {weights} cannot be had ({why}); a file that is there is wanted, or none') from None
 
-# %% ../nbs/06b_segmenters.ipynb #850a606a
+# %% ../nbs/06b_segmenters.ipynb #a7aa3afa
 def write_yolo(
     samples, # list of `Sample`
     folder,  # gets images/train, labels/train and data.yaml
@@ -554,20 +554,26 @@ class YoloDetector(Detector):
         need_equal_weights(samples)
         bs = batch_size or self.batch_size
         self.size = 32*math.ceil((self.size or max(max(s.image.shape[:2]) for s in samples))/32)
-        kw = dict(epochs=math.ceil((steps or self.steps)*bs/len(samples)), batch=bs, imgsz=self.size, seed=seed)
+        kw = dict(epochs=math.ceil((steps or self.steps)/math.ceil(len(samples)/bs)), batch=bs, imgsz=self.size, seed=seed)
         if self.recipe: kw |= dict(mixup=.2, **({} if steps else dict(epochs=50)))
         else: kw |= dict(nbs=bs, hsv_v=light, hsv_s=light, fliplr=.5*(symmetries > 1), flipud=.5*(symmetries > 2))
         if lr: kw |= dict(lr0=lr, optimizer='AdamW')
-        with tempfile.TemporaryDirectory() as tmp: self.train(samples, Path(work or tmp).absolute(), **kw)
+        most = None if self.recipe else steps or self.steps
+        with tempfile.TemporaryDirectory() as tmp: self.train(samples, Path(work or tmp).absolute(), most, **kw)
         return self
 
-# %% ../nbs/06b_segmenters.ipynb #539e8dff
+# %% ../nbs/06b_segmenters.ipynb #773a2ae8
 @patch
-def train(self:YoloDetector, samples, work, **kw):
-    "Have ultralytics train in `work`, and count the optimiser's steps"
+def train(self:YoloDetector, samples, work, most=None, **kw):
+    "Have ultralytics train in `work`, and count the optimiser's steps, of which no more than `most` are taken"
     net, n = yolo_net(self.arch, self.weights), []
     def count(trainer, step=None):
-        step, trainer.optimizer_step = trainer.optimizer_step, lambda: (step(), n.append(trainer.loss.item()))
+        step = trainer.optimizer_step
+        def counted():
+            if most is None or len(n) < most:
+                step()
+                n.append(trainer.loss.item())
+        trainer.optimizer_step = counted
     net.add_callback('on_train_start', count)
     kw |= dict(data=str(write_yolo(samples, work/'data')), project=str(work), name='yolo', exist_ok=True, pretrained=False,
         plots=False, device=str(self.device), workers=0, val=False, patience=0, verbose=False, deterministic=True,

@@ -169,3 +169,13 @@ def test_place_that_cannot_be(capsys, data, tmp_path):
             ['pairs', data/'train'/'image', data/'train'/'landcover']):
         assert main([*map(str, c), str(tmp_path/'file'/'below')]) == 2
         assert 'cannot be made' in capsys.readouterr().err
+
+@pytest.mark.parametrize('args,word', [(('city',), '--labels'), (('city', '--labels', 4, '--arms', 'real,fake'), "'fake'"), (('city', '--labels', 4, '--arms', 'real+extra'), '--extra'),
+    (('city', '--labels', 4, '--ratio', 0), 'ratio'), (('nowhere',), 'nowhere'), (('data', '--labels', 9999), '9999 labelled')])
+def test_experiment(capsys, data, tmp_path, args, word):
+    where = {'city': 'city', 'data': data, 'nowhere': tmp_path/'nowhere'}
+    refused(capsys, tmp_path/'out', 'experiment', where[args[0]], tmp_path/'out', *args[1:], words=[word])
+
+def test_experiment_without_a_test(capsys, data, tmp_path):
+    for s in ('val', 'test'): shutil.rmtree(data/s, ignore_errors=True)
+    refused(capsys, tmp_path/'out', 'experiment', data, tmp_path/'out', words=['no labelled tile is left for test'])

@@ -86,3 +86,18 @@ def test_killed_pseudolabel(tmp_path, capfd):
     assert sorted(int(r['name']) for r in got) == list(range(44)) and all(r['kept'] for r in got)
     assert len(list((pairs/'mask'/'all'/'train').glob('*.png'))) == 44
     assert not part.exists() and not (tmp_path/'.pairs-part.json').exists()
+
+def test_killed_experiment(tmp_path, capfd):
+    out = tmp_path/'out'
+    seed = out/'seed3'
+    args = ['experiment', 'city', out, '--arms', 'real,real+synthetic', '--labels', '4', '--seeds', '1', '--seed', '3', '--steps', '4', '--model-steps', '60', '--size', '32',
+        '--tile', '64', '--sample-steps', '2', '--val-tiles', '2', '--test-tiles', '3', '--precision', 'fp32', '--device', 'cpu']
+    kill_when(start(*args), lambda: (seed/'model'/'history.csv').exists() or any((seed/'model').glob('resume/*.pt')))
+    first = seed/'arm-real'/'result.json'
+    before, text = first.stat().st_mtime_ns, first.read_text()
+    assert main([str(a) for a in args]) == 0
+    said = capfd.readouterr().out
+    assert 'seed 3, model' in said and 'seed 3, arm-real:' not in said and '| real+synthetic | 1 |' in said
+    assert (first.stat().st_mtime_ns, first.read_text()) == (before, text)
+    rows = json.loads((out/'results.json').read_text())['rows']
+    assert [r['arm'] for r in rows] == ['real', 'real+synthetic'] and rows[1]['synthetic'] == rows[1]['wanted'] == 4
