@@ -198,7 +198,7 @@ def pasted(self:Trial):
         write_train(d/'all', recs + new, hide)
     return self.made('pasted', make, [src], ratio=self.a.ratio)/'all'
 
-# %% ../nbs/06c_experiment.ipynb #efda394d
+# %% ../nbs/06c_experiment.ipynb #f9f224f6
 @patch
 def pairs(self:Trial, semi=False):
     from rsguided.pseudolabel import pseudolabel
@@ -240,7 +240,7 @@ def synthetic(self:Trial, semi=False):
 def filtered(self:Trial, semi=False):
     from rsguided.quality import filter
     a, syn, src = self.a, self.synthetic(semi), self.pairs(semi)
-    how = dict(best_of=a.best_of if a.best_of > 1 else None, min_fidelity=a.min_fidelity, ignore_disagreement=a.ignore_disagreement)
+    how = dict(best_of=a.best_of if a.best_of > 1 else None, min_fidelity=a.min_fidelity, ignore_disagreement=a.ignore_disagreement, copies=a.copies)
     return self.made('semi-filtered' if semi else 'filtered', lambda d, _: filter(syn, src, d, overwrite=True, **how, **self.kw), [syn, src], **how)
 
 # %% ../nbs/06c_experiment.ipynb #3fec712c
@@ -320,7 +320,7 @@ def training_set(self:Trial, name):
         write_train(d, recs + new, hide, manifest=rows)
     return self.made(f'{name}-data', make, [src, lay, base.parent if base else self.data()], ratio=a.ratio), len(syn), want
 
-# %% ../nbs/06c_experiment.ipynb #ecebb1ce
+# %% ../nbs/06c_experiment.ipynb #7c16be13
 @patch
 def arm(self:Trial, name):
     "Train and score one arm; the folder with `model`, results and `result.json`"
@@ -329,7 +329,7 @@ def arm(self:Trial, name):
     a, held, (src, n, want) = self.a, self.data()/'held', self.training_set(name)
     side = max(max(r.h, r.w) for r in records(self.labelled()))
     how = dict(arch=a.arch, steps=a.steps, batch_size=a.batch_size, size=min(side, 512) if a.arch == 'unet' else side,
-        symmetries=8 if ARMS[name].flips else 1, synthetic_weight=a.synthetic_weight)
+        symmetries=8 if ARMS[name].flips else 1, synthetic_weight=a.synthetic_weight, synthetic_until=a.synthetic_until if ARMS[name].base else 1.)
     def make(d, fresh):
         if fresh and d.exists(): shutil.rmtree(d)
         if not (d/'model').exists(): train_instances(src, d/'model', **how, **self.kw)
@@ -412,7 +412,7 @@ def show_outcome(rows, bases, ax=None):
     ax.set_ylabel('F1 on test')
     return ax
 
-# %% ../nbs/06c_experiment.ipynb #726dc105
+# %% ../nbs/06c_experiment.ipynb #ec245ccc
 def experiment(
     data:str,              # data set in BEGC layout; or city: a synthetic one for every seed
     out:str,               # folder for everything
@@ -427,9 +427,11 @@ def experiment(
     arch:str='unet',       # of the segmenters, see train_instances
     batch_size:int=None,   # of the segmenters; default: that of the arch
     ratio:float=1.,        # synthetic (or pasted) images per labelled one
-    synthetic_weight:float=1., # of synthetic images in the loss
+    synthetic_weight:float=1., # of synthetic images in the loss (unet only)
+    synthetic_until:float=1., # share of the steps after which only real images are seen (unet only)
     spare:float=1.,        # synthetic images drawn per image wanted, for the filter to choose from
     best_of:int=1,         # copies of every layout, of which the filter keeps the best
+    copies:str='report',   # drop what may be a copy of a training image, or only report it, see filter
     ignore_disagreement:bool=False, # pixels that do not show their mask teach nothing, see filter
     pseudo_masks:bool=True, # semi: paint pseudo-masks too; else those of labelled images only
     min_fidelity:float=None, # of the filter
@@ -470,7 +472,7 @@ def experiment(
     print((Path(out)/'table.md').read_text())
     return Path(out)/'table.md'
 
-# %% ../nbs/06c_experiment.ipynb #0cc7ac0b
+# %% ../nbs/06c_experiment.ipynb #e164aaa8
 def check_experiment(a):
     "Names of arms, and of those to compare with; what is wrong is found before hours have gone by"
     names, bases = (list(dict.fromkeys(listed(o))) for o in (a.arms, a.against))
@@ -478,7 +480,7 @@ def check_experiment(a):
     if not names or a.seeds < 1 or a.steps < 1: raise InputError(f'{len(names)} arms, {a.seeds} seeds, {a.steps} steps are asked for; at least one of each is wanted')
     if a.ratio <= 0 or a.spare < 1 or a.best_of < 1: raise InputError(f'ratio {a.ratio}, spare {a.spare}, best_of {a.best_of} are asked for; over 0, and from 1 up, are wanted')
     if a.model_steps and a.minutes: raise InputError('model-steps and minutes are both given; one of them is wanted')
-    if a.synthetic_weight != 1 and a.arch != 'unet': raise InputError(f'synthetic-weight is for the unet; without it, or with --arch unet, {a.arch} is wanted')
+    if (a.synthetic_weight, a.synthetic_until) != (1, 1) and a.arch != 'unet': raise InputError(f'synthetic-weight and synthetic-until are for the unet; with --arch {a.arch} both must be 1')
     if a.data == 'city':
         if a.labels is None: raise InputError('a city is as large as one likes; --labels is wanted')
         a.unlabelled, pool = a.unlabelled or 0, a.unlabelled

@@ -78,8 +78,8 @@ def image_ids(
     cats = [c.get('id') for c in d.get('categories') or []]
     return {Path(im['file_name'].replace('\\', '/')).stem: im['id'] for im in d['images']}, cats[0] if len(cats) == 1 else 1
 
-# %% ../nbs/06b_segmenters.ipynb #112aca40
-Sample = namedtuple('Sample', 'image buildings ignore weight', defaults=(None, 1.))
+# %% ../nbs/06b_segmenters.ipynb #30c26bda
+Sample = namedtuple('Sample', 'image buildings ignore weight synthetic', defaults=(None, 1., False))
 
 def unknown(
     rec, # `Record`
@@ -95,11 +95,12 @@ def unknown(
 def load_samples(
     recs, # `Record`s
     root, # their data set
-    weights=None, # name → weight of the image in the loss; 1 for those that are not there
-) -> list: # of `Sample`: image uint8 (h,w,3), buildings, what to ignore, weight
+    made=(), # names of synthetic images
+    weight=1., # of these in the loss
+) -> list: # of `Sample`: image uint8 (h,w,3), buildings, what to ignore, weight, whether it is synthetic
     "Labelled images in memory"
     check_images(recs)
-    return [Sample(load_image(r.path), r.buildings, unknown(r, root), (weights or {}).get(r.name, 1.)) for r in recs]
+    return [Sample(load_image(r.path), r.buildings, unknown(r, root), weight if r.name in made else 1., r.name in made) for r in recs]
 
 # %% ../nbs/06b_segmenters.ipynb #000db58d
 PARTS = Classes(['background', 'interior', 'border'], [(255,255,255), (225,87,89), (0,0,0)])
@@ -232,7 +233,7 @@ class State:
         st = dict(step=self.step, losses=self.losses, **{k: o.state_dict() for k,o in self.parts.items()})
         write_atomic(self.file, lambda p: torch.save(st, p))
 
-# %% ../nbs/06b_segmenters.ipynb #42938642
+# %% ../nbs/06b_segmenters.ipynb #7c96cc27
 def fit_parts(
     seg,     # `Segmenter` on its device
     samples, # list of `Sample`
@@ -243,14 +244,16 @@ def fit_parts(
     seed=0,
     state=None, # file to keep the state in
     every=200,  # steps between writing it
+    until=1.,   # share of the steps after which only real samples are seen
 ) -> list:   # loss of every step
     "Train a network that sees parts of buildings"
-    seen, dev = [target(s, seg.zoom) for s in samples], seg.device
-    weight = torch.tensor([s.weight for s in samples], device=dev)
+    dev, real = seg.device, [s for s in samples if not s.synthetic] if until < 1 else []
+    both = [([target(s, seg.zoom) for s in ss], torch.tensor([s.weight for s in ss], device=dev)) for ss in (samples, real)]
     opt = torch.optim.AdamW(seg.parameters(), lr=lr, weight_decay=.01, fused=True)
     st = State(state, every, net=seg.net, opt=opt)
     seg.train()
     for step in tqdm(range(st.step, steps), initial=st.step, total=steps, desc='training', disable=None):
+        seen, weight = both[step >= until*steps]
         x,t,i = training_batch(seen, step, bs, size, seed, symmetries)
         x = change_light(x.to(dev).float(), light, generator(seed, 'light', step))
         loss = parts_loss(seg(x), t.to(dev), weight[i])
@@ -325,7 +328,7 @@ def check_samples(
     if not any(s.buildings for s in samples):
         raise InputError(f'{len(samples)} images with no building among them; at least one building is wanted to learn from')
 
-# %% ../nbs/06b_segmenters.ipynb #90e49f6e
+# %% ../nbs/06b_segmenters.ipynb #e44c59e5
 class UNetDetector(Detector):
     "A `BorderUNet`, and the watershed that makes buildings of what it sees"
     keys = ('size', 'zoom', 'widths', 'fold')
@@ -337,16 +340,18 @@ class UNetDetector(Detector):
         self.seg.to(self.device, memory_format=torch.channels_last).eval()
         self.seg.precision = self.settings.precision.replace('fp16', 'fp32')     # whose small gradients vanish
         return self
-    def fit(self, samples, steps=None, batch_size=None, lr=None, symmetries=8, light=.05, seed=0, work=None, every=200):
+    def fit(self, samples, steps=None, batch_size=None, lr=None, symmetries=8, light=.05, seed=0, work=None, every=200, until=1.):
         "Train from scratch; the state is kept in the folder `work`"
         self.steps = steps or self.steps
         check_samples(samples, symmetries, steps=steps, batch_size=batch_size, lr=lr, size=self.size, zoom=self.zoom)
+        if not 0 <= until <= 1 or until < 1 and all(s.synthetic for s in samples):
+            raise InputError(f'synthetic images are to be seen until {until} of the steps; a share, and real images for the rest, are wanted')
         by = self.fold*2**(len(self.widths)-1)
         longest = max(max(s.image.shape[:2]) for s in samples)*self.zoom
         self.size = by*math.ceil((self.size or min(512, longest))/by)
         self.build(seed)
         self.losses = fit_parts(self.seg, samples, self.steps, batch_size or self.batch_size, self.size, lr or 4e-3, symmetries,
-            light, seed, work and Path(work)/'state.pt', every)
+            light, seed, work and Path(work)/'state.pt', every, until)
         return self
     def __call__(self, images):
         "Buildings and scores of every image"
@@ -638,7 +643,7 @@ def the_split(
     if split in splits: return splits[split]
     raise InputError(f'{data} has no split {split or "test"}; it has {", ".join(splits)}')
 
-# %% ../nbs/06b_segmenters.ipynb #3adfcf80
+# %% ../nbs/06b_segmenters.ipynb #ec3e5d47
 def train_instances(
     data:str,            # data set: finished (images/SPLIT with labels or annotations), or in BEGC layout
     model:str,           # model folder to write
@@ -651,6 +656,7 @@ def train_instances(
     symmetries:int=8,    # of the square, to augment with: 1 none, 2 left-right, 4 flips, 8 and quarter turns
     light:float=.05,     # strength of the changes of light and colour, 0 for none
     synthetic_weight:float=1., # weight of synthetic images in the loss (unet only)
+    synthetic_until:float=1., # share of the steps after which only real images are seen (unet only)
     weights:str=None,    # to begin with: coco for maskrcnn, a .pt for yolo; default: random
     recipe:str=None,     # published: what the published study trained its YOLO with
     nms:float=None,      # IoU over which the less sure of two buildings is dropped (maskrcnn .5, yolo .7)
@@ -665,11 +671,13 @@ def train_instances(
 ) -> Path:               # of the model folder
     "Train an instance segmenter on a labelled data set"
     args = {k: v for k,v in locals().items() if k not in ('data', 'model', 'device', 'overwrite', 'save_every')}
+    if synthetic_until < 1 and arch != 'unet': raise InputError(f'synthetic-until is {synthetic_until}, which a unet alone knows; {arch} wants 1')
     det = new_detector(arch, device, precision, size=size, zoom=zoom, weights=weights, recipe=recipe, nms=nms)
     may_write(Path(model), overwrite)
     apart(model, data)
     samples, facts = training_data(data, split, categories, synthetic_weight)
     how = dict(steps=steps, batch_size=batch_size, symmetries=symmetries, light=light, seed=seed, lr=lr)
+    if synthetic_until < 1: how['until'] = synthetic_until
     facts['licences'] = sorted({*facts['licences'], *listed(licences), *det.licences})
     with resumed_folder(model, dict(args, data=facts['data']), overwrite) as d:
         print('train_instances: {} on {images} images ({synthetic} synthetic) with {buildings} buildings'.format(arch, **facts))
@@ -677,14 +685,14 @@ def train_instances(
         save_detector(det, d, arch, dict(facts, training=args))
     return Path(model)
 
-# %% ../nbs/06b_segmenters.ipynb #ae9c2006
+# %% ../nbs/06b_segmenters.ipynb #7793e883
 def training_data(data, split, categories=None, synthetic_weight=1.):
     "The samples of a split, and what is to be remembered of them"
     recs, (made, flags) = the_split(data, split, categories), synthetic_names(data, split)
     if not synthetic_weight >= 0: raise InputError(f'synthetic weight is {synthetic_weight}; 0 or more is wanted')
     if unlabelled := [r for r in recs if r.buildings is None]:
         raise InputError(f'{data} has no labels for {len(unlabelled)} of {len(recs)} images of {split}; polygons are wanted')
-    samples = load_samples(recs, data, {n: synthetic_weight for n in made})
+    samples = load_samples(recs, data, made, synthetic_weight)
     return samples, dict(data=fingerprint(data), split=split, images=len(samples),
         synthetic=sum(r.name in made for r in recs), buildings=sum(len(s.buildings) for s in samples), licences=sorted(flags))
 
