@@ -412,7 +412,7 @@ def show_outcome(rows, bases, ax=None):
     ax.set_ylabel('F1 on test')
     return ax
 
-# %% ../nbs/06c_experiment.ipynb #ec245ccc
+# %% ../nbs/06c_experiment.ipynb #f2d630a8
 def experiment(
     data:str,              # data set in BEGC layout; or city: a synthetic one for every seed
     out:str,               # folder for everything
@@ -428,7 +428,7 @@ def experiment(
     batch_size:int=None,   # of the segmenters; default: that of the arch
     ratio:float=1.,        # synthetic (or pasted) images per labelled one
     synthetic_weight:float=1., # of synthetic images in the loss (unet only)
-    synthetic_until:float=1., # share of the steps after which only real images are seen (unet only)
+    synthetic_until:float=None, # share of the steps after which only real images are seen (unet only); default: 0.6, other arches 1
     spare:float=1.,        # synthetic images drawn per image wanted, for the filter to choose from
     best_of:int=1,         # copies of every layout, of which the filter keeps the best
     copies:str='report',   # drop what may be a copy of a training image, or only report it, see filter
@@ -472,7 +472,7 @@ def experiment(
     print((Path(out)/'table.md').read_text())
     return Path(out)/'table.md'
 
-# %% ../nbs/06c_experiment.ipynb #e164aaa8
+# %% ../nbs/06c_experiment.ipynb #0c88faee
 def check_experiment(a):
     "Names of arms, and of those to compare with; what is wrong is found before hours have gone by"
     names, bases = (list(dict.fromkeys(listed(o))) for o in (a.arms, a.against))
@@ -480,6 +480,7 @@ def check_experiment(a):
     if not names or a.seeds < 1 or a.steps < 1: raise InputError(f'{len(names)} arms, {a.seeds} seeds, {a.steps} steps are asked for; at least one of each is wanted')
     if a.ratio <= 0 or a.spare < 1 or a.best_of < 1: raise InputError(f'ratio {a.ratio}, spare {a.spare}, best_of {a.best_of} are asked for; over 0, and from 1 up, are wanted')
     if a.model_steps and a.minutes: raise InputError('model-steps and minutes are both given; one of them is wanted')
+    if a.synthetic_until is None: a.synthetic_until = .6 if a.arch == 'unet' else 1.
     if (a.synthetic_weight, a.synthetic_until) != (1, 1) and a.arch != 'unet': raise InputError(f'synthetic-weight and synthetic-until are for the unet; with --arch {a.arch} both must be 1')
     if a.data == 'city':
         if a.labels is None: raise InputError('a city is as large as one likes; --labels is wanted')

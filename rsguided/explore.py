@@ -219,7 +219,7 @@ class SampleExplorer(widgets.VBox):
         super().__init__([self.controls, self.row, self.status])
         self.say(self.choose())
 
-# %% ../nbs/04e_explore.ipynb #5d763938
+# %% ../nbs/04e_explore.ipynb #c6a7996c
 @patch
 def make_controls(self:SampleExplorer, a): # arguments of `sample`
     "What can be chosen, and the buttons"
@@ -234,7 +234,7 @@ def make_controls(self:SampleExplorer, a): # arguments of `sample`
     self.guidance = w(widgets.FloatSlider, 'guidance', a.guidance, max=max(10, a.guidance), step=.25)
     self.pen = w(widgets.IntSlider, 'pen', max(2, self.side//20), '13em', min=1, max=max(4, self.side//4))
     dos = dict(generate=self.generate, undo=self.undo, reset=self.choose, save=self.save)
-    self.buttons = {k: widgets.Button(description=k, layout=dict(width='6em')) for k in dos}
+    self.buttons = {k: widgets.Button(description=k, layout=dict(width='7em')) for k in dos}
     for k,f in dos.items(): self.buttons[k].on_click(lambda _, f=f: self.act(f))
     self.buttons['generate'].button_style = 'primary'
     self.which.observe(lambda _: self.act(self.choose), 'value')

@@ -10,11 +10,11 @@ def alone(tmp_path_factory):
 
 def test_there_and_back(city, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    out, args = tmp_path/'model', ['--arch', 'yolov8n-seg', '--steps', '4', '--batch-size', '5', '--device', 'cpu', '--precision', 'fp32']
+    out, args = tmp_path/'model', ['--arch', 'yolov8n-seg', '--steps', '3', '--batch-size', '5', '--device', 'cpu', '--precision', 'fp32']
     assert main(['train_instances', str(city), str(out), *args]) == 0
     assert capsys.readouterr().out.count('AGPL-3.0') == 1
     d = json.loads((out/'rsguided.json').read_text())
-    assert d['steps'] == 4 and d['licences'] == ['AGPL-3.0'] and d['settings']['size'] == 64
+    assert d['steps'] == 3 and d['licences'] == ['AGPL-3.0'] and d['settings']['size'] == 64
     assert sorted(f.name for f in out.iterdir()) == ['model.pt', 'rsguided.json']
     assert main(['detect', str(out), str(city), str(tmp_path/'r.json'), '--min-score', '0', '--device', 'cpu']) == 0
     ids = {im['id'] for im in json.loads((city/'test'/'test.json').read_text())['images']}
