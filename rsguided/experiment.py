@@ -9,7 +9,7 @@ __all__ = ['Arm', 'ARMS', 'PUBLISHED', 'copy_paste', 'deal_labels', 'Trial', 're
            'labelled_in', 'at_size', 'interval', 'paired', 'tile_bootstrap', 'outcome', 'outcome_table', 'show_outcome',
            'experiment', 'check_experiment', 'write_outcome']
 
-# %% ../nbs/06c_experiment.ipynb #637e56ca
+# %% ../nbs/06c_experiment.ipynb #16907926
 import re, shutil, time
 from collections import namedtuple
 from contextlib import redirect_stdout
@@ -21,14 +21,14 @@ from PIL import Image
 from fastcore.basics import patch
 from scipy import stats
 from shapely import affinity
-from .core import IGNORE, InputError, apart, fingerprint, folder_lock, is_done, listed, read_json, save_json, save_mask, stage, write_atomic, write_jsonl
+from .core import IGNORE, InputError, apart, fingerprint, folder_lock, is_done, listed, read_json, read_jsonl, save_json, save_mask, stage, write_atomic, write_jsonl
 from .data import PairStore, Record, dihedral, draw_instances, draw_share, load_codes, load_image, load_pair, polygon, read_data, resize_pixels, rings, save_image
 from .layouts import layouts, turned_rings
 from .quality import link
 from .sources import write_data
 from .unet import check_preset
 
-# %% ../nbs/06c_experiment.ipynb #56e4723c
+# %% ../nbs/06c_experiment.ipynb #830edce8
 Arm = namedtuple('Arm', 'base synthetic flips says')
 ARMS = {
     'real': Arm('labelled', None, False, 'the labelled images'),
@@ -36,6 +36,7 @@ ARMS = {
     'real+copy-paste': Arm('pasted', None, True, 'and copies with buildings of other images pasted in'),
     'real+synthetic': Arm('labelled', 'synthetic', True, 'and synthetic images, from labelled images alone'),
     'real+filtered': Arm('labelled', 'filtered', True, 'and those of them that pass the filter'),
+    'copy-paste+filtered': Arm('pasted', 'filtered', True, 'pasted copies, and synthetic images that pass the filter'),
     'synthetic': Arm(None, 'synthetic', True, 'synthetic images, no real one'),
     'real+pseudo': Arm('pseudo', None, True, 'and unlabelled images with pseudo-labels: self-training'),
     'semi': Arm('labelled', 'synthetic semi', True, 'and synthetic images from labelled and pseudo-labelled ones'),
@@ -180,10 +181,10 @@ def extra(self:Trial): # and the images of another data set
 
 def labelled_in(folder, categories=None): return [r for r in read_data(folder, categories) if r.split == 'train' and r.buildings is not None]
 
-# %% ../nbs/06c_experiment.ipynb #7700bcc6
+# %% ../nbs/06c_experiment.ipynb #f62e651c
 @patch
 def pasted(self:Trial):
-    "The labelled images, and as many with buildings of others pasted in as there are synthetic images in other arms"
+    "The labelled images, and as many with buildings of others pasted in as there are synthetic images in other arms; these are made, too"
     src = self.data()
     def make(d, _):
         recs, rng, new = records(src/'labelled'), np.random.default_rng([self.seed, 5]), []
@@ -195,7 +196,7 @@ def pasted(self:Trial):
             im, blds = copy_paste(ims[k%len(recs)], r.buildings, (ims[o], recs[o].buildings), rng)
             new.append(r._replace(name=name, path=save_image(d/'made'/f'{k}.png', im), buildings=blds))
             if r.name in hide: hide[name] = hide[r.name] & (draw_instances(blds[len(r.buildings):], r.h, r.w) == 0)
-        write_train(d/'all', recs + new, hide)
+        write_train(d/'all', recs + new, hide, manifest=[dict(file=f'train/image/{r.name}.png', split='train', kind='synthetic') for r in new])
     return self.made('pasted', make, [src], ratio=self.a.ratio)/'all'
 
 # %% ../nbs/06c_experiment.ipynb #f9f224f6
@@ -283,7 +284,7 @@ def pseudo_landcover(self:Trial):
         for f in [*(base/'train'/'landcover').iterdir(), *(base/'val').glob('landcover/*'), *base.glob('classes.json')]: link(f, d/f.relative_to(base))
     return self.made('pseudo-landcover', make, [src.parent, self.pairs()], steps=a.landcover_steps)
 
-# %% ../nbs/06c_experiment.ipynb #4a96b0c4
+# %% ../nbs/06c_experiment.ipynb #54e1db16
 def at_size(
     r,      # `Record`
     h, w,   # pixels that are wanted
@@ -317,7 +318,7 @@ def training_set(self:Trial, name):
         for r,(old,_) in zip(new, syn):
             u = load_codes(src/'mask'/f'{old.name}.png')[0] == IGNORE
             if u.any(): hide[r.name] = np.asarray(Image.fromarray(u).resize((r.w, r.h), Image.NEAREST))
-        write_train(d, recs + new, hide, manifest=rows)
+        write_train(d, recs + new, hide, manifest=(read_jsonl(base/'manifest.jsonl') if base else []) + rows)
     return self.made(f'{name}-data', make, [src, lay, base.parent if base else self.data()], ratio=a.ratio), len(syn), want
 
 # %% ../nbs/06c_experiment.ipynb #7c16be13
