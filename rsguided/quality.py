@@ -183,7 +183,7 @@ def judge(
             res.append((row, seen_share(p.argmax(0), insts[i], len(s.rec.buildings), c.building), np.packbits(bad)))
     return res
 
-# %% ../nbs/06a_filter.ipynb #d6be753e
+# %% ../nbs/06a_filter.ipynb #4b373d87
 def link(f, to):
     "A second name for a file, or a copy where the file system has no such thing"
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -191,6 +191,7 @@ def link(f, to):
     try: os.link(f, to)
     except OSError: shutil.copyfile(f, to)
 
+# %% ../nbs/06a_filter.ipynb #94c0e208
 def keep_image(
     folder, # synthetic
     out,    # folder that gets the image
