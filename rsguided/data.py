@@ -805,7 +805,7 @@ def coco_dict(
     return dict(info={'gsd': gsd} if gsd else {}, images=ims, annotations=anns,
         categories=[dict(id=1, name=classes.names[classes.building])])
 
-# %% ../nbs/00_data.ipynb #d52574cc
+# %% ../nbs/00_data.ipynb #3e41ef3c
 def draw_instances(
     buildings,   # list of buildings, each a list of (k,2) rings
     h, w,        # pixels of the map
@@ -818,9 +818,11 @@ def draw_instances(
         ids, rs = zip(*todo)
         rs = [np.ravel(r) if same else np.ravel(np.asarray(r)*scale) for r in rs]
         v,n = run_lengths([m['counts'] for m in maskUtils.frPyObjects(rs, h, w)])
-        ids, lit = np.repeat(ids, n), v[:,1]                     # every second run is set
+        ids, lit = np.repeat(np.array(ids, np.int32), n), v[:,1] # every second run is set
         at = v.ravel().cumsum()[1::2] - np.repeat(np.arange(len(n))*h*w, n) - lit.cumsum()
-        inst[np.repeat(at, lit) + np.arange(lit.sum())] = np.repeat(ids, lit)
+        px = np.repeat(at, lit)
+        px += np.arange(len(px))
+        inst[px] = np.repeat(ids, lit)
     return np.ascontiguousarray(inst.reshape(w, h).T)
 
 # %% ../nbs/00_data.ipynb #ed18e88f
