@@ -199,7 +199,7 @@ def pasted(self:Trial):
         write_train(d/'all', recs + new, hide, manifest=[dict(file=f'train/image/{r.name}.png', split='train', kind='synthetic') for r in new])
     return self.made('pasted', make, [src], ratio=self.a.ratio)/'all'
 
-# %% ../nbs/06c_experiment.ipynb #f9f224f6
+# %% ../nbs/06c_experiment.ipynb #14ccbf9d
 @patch
 def pairs(self:Trial, semi=False):
     from rsguided.pseudolabel import pseudolabel
@@ -207,9 +207,10 @@ def pairs(self:Trial, semi=False):
     how = dict(segmenter=a.segmenter, landcover=a.landcover)
     def make(d, _):
         pseudolabel(src, d, max_background=1., licences=a.licences, overwrite=True, **how, **self.kw)
+        c = PairStore(d).classes
         for f in (src/'mask'/'train').glob('*.png'):          # what is in doubt is none of the classes
             if not (to := d/'mask'/'train'/f.name).exists(): continue
-            m, c = load_codes(to)[0], PairStore(d).classes
+            m = load_codes(to)[0]
             save_mask(to, np.where((load_codes(f)[0] == IGNORE) & (m != c.building), IGNORE, m), c)
     return self.made('semi-pairs' if semi else 'pairs', make, [done], **how)
 

@@ -233,7 +233,7 @@ class State:
         st = dict(step=self.step, losses=self.losses, **{k: o.state_dict() for k,o in self.parts.items()})
         write_atomic(self.file, lambda p: torch.save(st, p))
 
-# %% ../nbs/06b_segmenters.ipynb #7c96cc27
+# %% ../nbs/06b_segmenters.ipynb #e74bc87c
 def fit_parts(
     seg,     # `Segmenter` on its device
     samples, # list of `Sample`
@@ -247,16 +247,17 @@ def fit_parts(
     until=1.,   # share of the steps after which only real samples are seen
 ) -> list:   # loss of every step
     "Train a network that sees parts of buildings"
-    dev, real = seg.device, [s for s in samples if not s.synthetic] if until < 1 else []
-    both = [([target(s, seg.zoom) for s in ss], torch.tensor([s.weight for s in ss], device=dev)) for ss in (samples, real)]
+    seen, dev = [target(s, seg.zoom) for s in samples], seg.device
+    weight = torch.tensor([s.weight for s in samples], device=dev)
+    every_one, real = [*range(len(seen))], [k for k,s in enumerate(samples) if not s.synthetic]
     opt = torch.optim.AdamW(seg.parameters(), lr=lr, weight_decay=.01, fused=True)
     st = State(state, every, net=seg.net, opt=opt)
     seg.train()
     for step in tqdm(range(st.step, steps), initial=st.step, total=steps, desc='training', disable=None):
-        seen, weight = both[step >= until*steps]
-        x,t,i = training_batch(seen, step, bs, size, seed, symmetries)
+        now = every_one if step < until*steps else real
+        x,t,i = training_batch([seen[k] for k in now], step, bs, size, seed, symmetries)
         x = change_light(x.to(dev).float(), light, generator(seed, 'light', step))
-        loss = parts_loss(seg(x), t.to(dev), weight[i])
+        loss = parts_loss(seg(x), t.to(dev), weight[[now[k] for k in i]])
         opt.param_groups[0]['lr'] = lr*lr_at((step+.5)/steps)
         opt.zero_grad()
         loss.backward()
