@@ -682,7 +682,7 @@ def _spread(f, jobs, workers):
     with ProcessPoolExecutor(workers, mp_context=get_context('fork')) as ex:
         return list(tqdm(ex.map(f, *zip(*jobs), chunksize=4), total=len(jobs), disable=None))
 
-# %% ../nbs/00a_city.ipynb #2449500d
+# %% ../nbs/00a_city.ipynb #9df0325e
 def city(
     out,             # folder to make
     train=200,       # tiles to train with
@@ -692,7 +692,7 @@ def city(
     seed=0,          # the city
     gsd=GSD,         # metres per pixel, 0.3 or more
     overwrite=False, # replace a folder that is there
-    workers=None,    # processes; as many as cores if None
+    workers:int=None, # processes; default: as many as there are cores
 ) -> Path:           # `out`
     "Write a synthetic city in BEGC layout, with its true land cover"
     out, counts = Path(out), dict(train=train, val=val, test=test)

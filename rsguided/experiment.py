@@ -414,7 +414,7 @@ def show_outcome(rows, bases, ax=None):
     ax.set_ylabel('F1 on test')
     return ax
 
-# %% ../nbs/06c_experiment.ipynb #f2d630a8
+# %% ../nbs/06c_experiment.ipynb #0575ce87
 def experiment(
     data:str,              # data set in BEGC layout; or city: a synthetic one for every seed
     out:str,               # folder for everything
@@ -464,10 +464,10 @@ def experiment(
     names, bases = check_experiment(a)
     a.size = a.size or check_preset(preset)['size']
     apart(out, *filter(None, (extra, None if data == 'city' else data)))
-    with folder_lock(out):
-        rows = []
-        for s in range(seed, seed+seeds):
-            t = Trial(a, s)
+    rows = []
+    for s in range(seed, seed+seeds):
+        t = Trial(a, s)
+        with folder_lock(t.root):
             for n in names:
                 rows.append(read_json(t.arm(n)/'result.json'))
                 write_outcome(Path(out), rows, bases, data != 'city')
