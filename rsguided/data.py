@@ -536,7 +536,7 @@ def warn_report(
     said += [f'{k}: {v}' for k,v in report.items() if k not in DROPPED and v]
     if said: warnings.warn(f'{Path(path).absolute().parent.name}/{Path(path).name}: ' + '; '.join(said))
 
-# %% ../nbs/00_data.ipynb #d846502b
+# %% ../nbs/00_data.ipynb #3171ad0c
 def choose_categories(
     d,               # COCO dictionary
     categories=None, # names or ids, a list or separated by commas; None: see above
@@ -549,7 +549,7 @@ def choose_categories(
     if isinstance(categories, str): categories = categories.split(',')
     want = [str(c).strip().lower() for c in listify(categories) if str(c).strip()]
     ids = {**{a.get('category_id'): '' for a in d['annotations']}, **names}
-    named = lambda w: [i for i,n in names.items() if n.lower() == w] or [i for i in ids if str(i) == w]
+    named = lambda w: [i for i,n in names.items() if n.lower() == w] or [i for i in ids if str(i).lower() == w]
     if odd := [w for w in want if not named(w)]:
         there = ', '.join(f'{i} {n}'.strip() for i,n in ids.items())
         raise InputError(f'{path} has no category {odd[0]!r}; it has {there}')

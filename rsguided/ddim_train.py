@@ -180,15 +180,15 @@ class StepCB(Callback):
     def after_batch(self):
         if self.micro % self.accumulate == 0 and self.done >= 1: raise CancelTrainException
 
-# %% ../nbs/03_ddim_train.ipynb #e99abcdc
+# %% ../nbs/03_ddim_train.ipynb #b706018e
 class MemoryElsewhere(MemoryError): "One of the other processes ran out of memory"
 
 @patch
 def optimise(self:StepCB):
     "Average over the processes, clip, step"
     if self.ranks.any(False, self.dls.device): raise MemoryElsewhere('memory ran out in another process')
-    self.scaler.unscale_(self.opt.opt)
     self.ranks.mean_([p.grad for p in self.model.parameters() if p.grad is not None])
+    self.scaler.unscale_(self.opt.opt)         # after the mean, so that all processes see what overflowed in one
     norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
     if not (self.scaler.is_enabled() or norm.isfinite()):
         raise InputError(f'the loss became {self.loss.item():.3g} at step {self.step+1}; the checkpoint before it is kept: '

@@ -7,10 +7,11 @@ Docs: https://rsguided.github.io/rsguided/sample.html.md"""
 # %% auto #0
 __all__ = ['SPACINGS', 'SAMPLERS', 'noise_levels', 'make_sampler', 'denoise', 'guide', 'parse_interval', 'image_noise', 'paint',
            'to_uint8', 'mask_items', 'provenance', 'check_masks', 'mask_labels', 'scaled_buildings', 'put', 'model_id',
-           'image_format', 'write_image', 'parse_shard', 'Sampling', 'check_guidance', 'ahead', 'sample']
+           'image_format', 'write_image', 'parse_shard', 'Sampling', 'check_guidance', 'label_digest', 'ahead',
+           'sample']
 
-# %% ../nbs/04_sample.ipynb #eca8507c
-import hashlib, json, shutil, warnings
+# %% ../nbs/04_sample.ipynb #6dbcc220
+import hashlib, json, math, shutil, warnings
 import numpy as np, torch, torch.nn as nn
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -187,7 +188,7 @@ def to_uint8(
     "Images as they go to disk"
     return from_unit(x).transpose(0,2,3,1)
 
-# %% ../nbs/04_sample.ipynb #15177e11
+# %% ../nbs/04_sample.ipynb #373738ba
 def mask_items(
     masks,      # pair store, a folder mask/KIND/SPLIT inside one, or a folder of masks
     split=None, # of a pair store; 'train' if None
@@ -206,7 +207,7 @@ def mask_items(
         items = [p for p in store[split] if p.mask]
         if not items: raise InputError(f'{store.root} has no mask in split {split!r}; at least one is wanted')
         return [p._replace(mask=d/f'{p.name}.png') for p in items] if inside else items
-    fs = sorted(d.glob('*.png'))
+    fs = sorted(d.glob('[!.]*.png'))
     if not fs: raise InputError(f'{d} holds no masks; PNG files of class ids are wanted')
     warnings.warn(f'{d} has no polygons: buildings are connected components, touching ones are taken for one')
     return [Pair(d.name, f.stem, None, f, None, None, None, None) for f in fs]
@@ -353,7 +354,7 @@ def _rows(out, but=()): # of the manifest and of its parts, save some
     fs = [out/'manifest.jsonl', *sorted(f for f in out.glob('.rows-*') if f.name not in but)]
     return {r['name']: r for f in fs for r in read_jsonl(f)}
 
-# %% ../nbs/04_sample.ipynb #85e67255
+# %% ../nbs/04_sample.ipynb #7285a1c7
 class Sampling:
     "One call of `sample`: `a` are its arguments, `shard` which part of how many"
     def __init__(self, a, device, shard):
@@ -364,7 +365,7 @@ class Sampling:
         self.interval, self.bs = parse_interval(a.guidance_interval), a.batch_size
         self.ext, self.gone = image_format(self.net, a.jpeg, a.tiff), self.removed()
         make_sampler(a.sampler, self.sched, a.steps, a.eta, a.spacing, a.threshold)
-        if min(a.per_mask, a.batch_size, a.limit or 1, 1 if a.n is None else a.n) < 1 or a.grid < 0:
+        if min(a.per_mask, a.batch_size, 1 if a.limit is None else a.limit, 1 if a.n is None else a.n) < 1 or a.grid < 0:
             raise InputError('per_mask, batch_size, limit and n must be at least 1')
         check_guidance(a.guidance, self.net, a.model)
         self.items, self.made = self.choose(), provenance(a.masks)
@@ -376,7 +377,7 @@ class Sampling:
         self.jobs = {f'{p.name}_{k}': (p, k) for k in range(a.n or a.per_mask) for p in self.items[:a.limit]}
         self.own = [*self.jobs][self.i::self.n]
 
-# %% ../nbs/04_sample.ipynb #e84dee71
+# %% ../nbs/04_sample.ipynb #23ace304
 @patch
 def removed(self:Sampling) -> list:
     "Ids of the classes that are made unknown"
@@ -386,6 +387,7 @@ def removed(self:Sampling) -> list:
     return [*range(256)] if self.a.blank else [names.index(c) for c in listed(self.a.remove_class or '')]
 
 def check_guidance(scale, net, path): # `InputError` if the network at that path cannot be guided
+    if not math.isfinite(scale): raise InputError(f'guidance is {scale}; a number is wanted')
     if scale != 1 and not net.cond.null:
         raise InputError(f'{path} was trained without null examples (--null), so guidance {scale} cannot be; guidance 1 is wanted')
 
@@ -435,7 +437,10 @@ def clear(self:Sampling, others):
     for f in ('manifest.jsonl', 'instances.json', 'DONE.json', '.job.json'): (self.out/f).unlink(missing_ok=True)
     for f in self.out.glob('.rows-*'): f.unlink()
 
-# %% ../nbs/04_sample.ipynb #5d2213f7
+# %% ../nbs/04_sample.ipynb #ea1d8222
+def label_digest(mask, inst): # of what an image is to show
+    return hashlib.sha256(mask.tobytes() + inst.tobytes()).hexdigest()[:16]
+
 @patch
 def join(self:Sampling, others) -> dict:
     "Parts of processes that are gone become part of the manifest; `InputError` if there are images of another origin"
@@ -452,6 +457,9 @@ def join(self:Sampling, others) -> dict:
     if odd := [r for r in both.values() if r['mask'] not in names]:
         raise InputError(f'{out} holds {odd[0]["name"]} of a mask that {self.a.masks} has not; '
             'choose another folder or pass --overwrite')
+    shown = {p.name: label_digest(*mask_labels(p, self.net, self.gone)[:2]) for p in self.items if p.name in {r['mask'] for r in both.values()}}
+    if odd := [r for r in both.values() if r.get('shows') != shown[r['mask']]]:
+        raise InputError(f'{out} holds {odd[0]["name"]}, and {self.a.masks} has another mask of that name now; choose another folder or pass --overwrite')
     stems = [{f.stem for f in (out/d).glob('[!.]*')} for d in ('image', 'mask')]
     there = lambda rs: {k: r for k,r in rs.items() if k in stems[0] & stems[1]}
     if not self.a.overwrite or self.n == 1 or not others: write_jsonl(out/'manifest.jsonl', there(rows).values())
@@ -504,19 +512,19 @@ def painted(self:Sampling, batch): # yields (name, loaded), image
         yield from zip(batch, x)
         batch = batch[len(x):]
 
-# %% ../nbs/04_sample.ipynb #11c0add7
+# %% ../nbs/04_sample.ipynb #9a5c3f74
 @patch
-def write(self:Sampling, name, mask, x): # x (c,h,w) in [-1,1]
+def write(self:Sampling, name, mask, inst, x): # x (c,h,w) in [-1,1]
     "Image, mask, and then their row"
     p, k = self.jobs[name]
     net, out = self.net, self.out
     made = self.made.get((p.split, p.name), {})
     flags = list(dict.fromkeys([*net.info.get('licences', []), *made.get('licences', [])]))
-    row = dict(name=name, mask=p.name, copy=k, **self.want, gsd=net.info.get('gsd'), fidelity=None, **{**made, 'licences': flags})
+    row = dict(name=name, mask=p.name, copy=k, shows=label_digest(mask, inst), **self.want, gsd=net.info.get('gsd'), fidelity=None, **{**made, 'licences': flags})
     with _writing(out):
         pixels = from_unit(x, net.dtype, net.info.get('range')).transpose(1, 2, 0)
         write_image(out/'image'/f'{name}.{self.ext}', pixels, self.a.jpeg)
-        save_mask(out/'mask'/f'{name}.png', mask, net.cond.classes)
+        save_mask(out/'mask'/f'{name}.png', mask[0], net.cond.classes)
         with open(self.part, 'a') as f: f.write(json.dumps(row) + '\n')
 
 @patch
@@ -527,7 +535,7 @@ def draw(self:Sampling, todo): # names
         loaded = ahead(reader, self.load, todo, 2*self.bs)
         while batch := list(islice(loaded, self.bs)):
             for (name,got),x in self.painted(batch):
-                saves.append(writer.submit(self.write, name, got[0][0], x))
+                saves.append(writer.submit(self.write, name, *got[:2], x))
                 bar.update()
             while saves and (saves[0].done() or len(saves) > 4*self.bs): saves.popleft().result()
         for s in saves: s.result()

@@ -250,7 +250,7 @@ def same_ground(
     a, b = (x[:h,:w].mean(-1).ravel() for x in (a, b))
     return bool(min(a.std(), b.std()) > 2 and np.corrcoef(a, b)[0,1] > .8)
 
-# %% ../nbs/05_yolo_export.ipynb #a401c935
+# %% ../nbs/05_yolo_export.ipynb #6675f15f
 def overlapping(
     recs, # `Record`s of images
 ) -> list: # of (i, j): image i shows ground that image j, of a split more worth protecting, shows too
@@ -268,7 +268,7 @@ def overlapping(
         for ps in by.values():
             few = [ps[k] for k in np.unique(np.linspace(0, len(ps)-1, 6).astype(int))]
             read, off = lambda i: load_image(recs[i].path), lambda i,j: np.subtract(at[j], at[i])
-            if any(same_ground(read(i), read(j), *off(i, j)) for i,j in few): res += ps
+            if any(same_ground(read(i), read(j), *o) for i,j in few for o in (off(i, j), off(i, j)[::-1])): res += ps
     return res
 
 def doubles(
