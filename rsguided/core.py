@@ -40,7 +40,7 @@ def write_atomic(
 def save_json(path, obj, indent=None): return write_atomic(path, json.dumps(obj, indent=indent) + '\n')
 def write_jsonl(path, rows): return write_atomic(path, ''.join(json.dumps(r) + '\n' for r in rows))
 
-# %% ../nbs/00_core.ipynb #372cd2f9
+# %% ../nbs/00_core.ipynb #0337df3b
 def read_json(
     path, # a JSON file
     kind='JSON', # what the error calls it
@@ -58,9 +58,11 @@ def read_jsonl(
     "The rows of a JSON-lines file, [] where there is none"
     rows, path = [], Path(path)
     if not path.exists(): return rows
-    for l in path.read_text().splitlines():
+    try: lines = path.read_text(encoding='utf-8').splitlines()
+    except UnicodeDecodeError as e: raise InputError(f'{path} is no text in UTF-8: {e}') from None
+    for l in lines:
         try: rows.append(json.loads(l))
-        except json.JSONDecodeError: break
+        except (json.JSONDecodeError, RecursionError): break
     return rows
 
 # %% ../nbs/00_core.ipynb #cb9179ba

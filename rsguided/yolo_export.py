@@ -10,7 +10,7 @@ __all__ = ['VALS', 'NOT_TRAIN', 'POSITION', 'RANK', 'Item', 'END', 'Fault', 'joi
            'join_by_name', 'read_masked', 'read_generated', 'looks', 'same_ground', 'overlapping', 'doubles', 'plan',
            'read_once', 'part', 'mended', 'put_image', 'unknown', 'write_masks', 'write_item', 'data_yaml',
            'coco_split', 'export', 'summary', 'yaml_faults', 'label_faults', 'look', 'look_at', 'image_faults',
-           'manifest_faults', 'coco_faults', 'mask_faults', 'faults', 'check', 'fault_table']
+           'read_rows', 'manifest_faults', 'coco_faults', 'mask_faults', 'faults', 'check', 'fault_table']
 
 # %% ../nbs/05_yolo_export.ipynb #769e2875
 import hashlib, os, re, shapely, shutil, warnings
@@ -68,7 +68,7 @@ def trace_buildings(
     near = [g.simplify(tolerance) for g in gs]
     return [rings(n) if n.symmetric_difference(g).area < .1*g.area else b for b,g,n in zip(res, gs, near)]
 
-# %% ../nbs/05_yolo_export.ipynb #a1ddadf5
+# %% ../nbs/05_yolo_export.ipynb #45a66060
 VALS = ('val', 'valid', 'validation')
 NOT_TRAIN = {*VALS, 'test'}
 
@@ -78,26 +78,31 @@ class Splits(dict):
         data,   # data set folder in BEGC layout
         seed=0, # of the hold-out
         categories=None, # which are buildings, see `choose_categories`
+        sources=('train',), # splits whose masks synthetic images may come from
     ):
-        self.root, self.unlabelled, self.left = Path(data), Counter(), Counter()
+        self.root, self.unlabelled, self.left, self.sources = Path(data), {}, Counter(), {*sources}
         for r in read_data(data, categories):
-            if r.buildings is None: self.unlabelled[r.split] += 1
-            else: self.setdefault(r.split, []).append(r)
+            (self.unlabelled if r.buildings is None else self).setdefault(r.split, []).append(r)
+        there = ', '.join([*self, *self.unlabelled])
         if 'train' not in self:
-            there = ', '.join([*self, *self.unlabelled])
             raise InputError(f'{data} has no labelled split train but {there}; '
                 'train/image and train/train.json are wanted')
+        for s in self.sources - {*self, *self.unlabelled} | self.sources & NOT_TRAIN:
+            raise InputError(f'synthetic images from masks of {s} are asked for; '
+                f'of the splits {there} all but {" and ".join(sorted(NOT_TRAIN))} can be named')
         self.val = next((s for s in VALS if s in self), 'val')
         self.made = self.val not in self
         self.all = [r for rs in self.values() for r in rs]
         if self.made: self['train'], self['val'] = train_val(self, seed)
-        self.held = {r.name for r in self['val']} if self.made else set()
+        self.held = {('train', r.name) for r in self['val']} if self.made else set()
     @property
     def splits(self): return list(self)
     @property
-    def others(self): return {*self, *self.unlabelled, *NOT_TRAIN} - {'train'}
+    def others(self): return {*self, *self.unlabelled, *NOT_TRAIN} - self.sources
+    @property
+    def pseudo(self): return [r for s in self.sources & {*self.unlabelled} for r in self.unlabelled[s]]
 
-# %% ../nbs/05_yolo_export.ipynb #6003c471
+# %% ../nbs/05_yolo_export.ipynb #c7309b7c
 def read_synthetic(
     folder, # with image/, instances.json and manifest.jsonl
 ) -> list:  # of (`Record`, manifest row)
@@ -117,7 +122,7 @@ def read_synthetic(
 
 def why_not(
     row,    # manifest row of a synthetic image
-    held=(), # names of train tiles held out for val
+    held=(), # (split, name) of tiles that show ground of val or test
     others=NOT_TRAIN, # splits that are not train
 ) -> str:
     "Why a synthetic image must stay out of `train`; '' if it need not"
@@ -125,15 +130,15 @@ def why_not(
     if not row.get('kept', True): return 'rejected by the filter'
     if split in others: return f'from a mask of {split}'
     if row.get('oracle'): return 'from a layout that the city itself drew'
-    tiles = {mask, *(row.get('tiles') or [])}
-    return 'from a mask of a tile held out for val' if split == 'train' and tiles & {*held} else ''
+    tiles = {(split, t) for t in (mask, *(row.get('tiles') or []))}
+    return 'from a mask of a tile held out for val' if tiles & {*held} else ''
 
-# %% ../nbs/05_yolo_export.ipynb #1bc56a1b
+# %% ../nbs/05_yolo_export.ipynb #82420c03
 def _said(c): return ', '.join(f'{n} {k}' for k,n in c.items())
 
 def choose_synthetic(
     pairs,      # list of (`Record`, manifest row)
-    held=(),    # names of train tiles held out for val
+    held=(),    # (split, name) of tiles that show ground of val or test
     others=NOT_TRAIN, # splits that are not train
     limit=None, # so many; None: all
     seed=0,     # of the choice
@@ -301,7 +306,7 @@ def plan(
     if not twice: return res
     raise InputError(f'two images of {real.root} would be called {twice[0]}; names that differ are wanted')
 
-# %% ../nbs/05_yolo_export.ipynb #e2cb62e5
+# %% ../nbs/05_yolo_export.ipynb #370f6583
 def read_once(
     recs, # `Record`s
 ) -> list: # digest per image, see `looks`
@@ -318,20 +323,24 @@ def part(
     real, # `Splits`, from which images are taken out
 ) -> list: # digests of those that stay
     "Leave out of each split what another one shows too"
-    recs = [r._replace(split=s) for s,rs in real.items() for r in rs]
-    digests = read_once(recs)
-    twice = doubles(recs, digests)
+    recs, n = [r._replace(split=s) for s,rs in real.items() for r in rs], sum(map(len, real.values()))
+    shown = recs + [r._replace(split='train') for r in real.pseudo]   # in no split, but layouts come from it
+    digests = read_once(shown)
+    twice = doubles(shown, digests)
+    real.held |= {('train', recs[k].name) for k in twice if k < n and recs[k].split == 'train'}
+    real.held |= {(r.split, r.name) for k,r in enumerate(real.pseudo, n)
+        if k in twice and (shown[twice[k]].split != 'train' or twice[k] in twice)}
+    twice = {k: j for k,j in twice.items() if k < n}
     gone = {id(r) for k,r in enumerate(r for rs in real.values() for r in rs) if k in twice}
     for k,j in twice.items():
         same = 'the same picture twice' if digests[k] == digests[j] else f'ground that {recs[j].split} shows'
         real.left[f'{recs[k].split}: {same}'] += 1
-    real.held |= {recs[k].name for k in twice if recs[k].split == 'train'}
     for s,rs in real.items():
         real[s] = [r for r in rs if id(r) not in gone]
         if not real[s]:
             raise InputError(f'every image of {s} in {real.root} shows ground that another split shows; '
                 'splits that differ are wanted, as `rsguided tiles --splits` makes them')
-    return [d for k,d in enumerate(digests) if k not in twice]
+    return [d for k,d in enumerate(digests[:n]) if k not in twice]
 
 # %% ../nbs/05_yolo_export.ipynb #5a61ddce
 END = b'\xff\xd9'
@@ -426,7 +435,7 @@ def coco_split(
     for im in d['images']: im['file_name'] = Path(im['file_name']).name
     return d
 
-# %% ../nbs/05_yolo_export.ipynb #0e1d871e
+# %% ../nbs/05_yolo_export.ipynb #edc17a12
 def export(
     data:str,      # data set folder in BEGC layout
     synthetic:str, # folder of synthetic images; none: the real images alone
@@ -448,11 +457,11 @@ def export(
     synthetic = None if synthetic in (None, 'none') else synthetic
     _check_export(ratio, min_area, tolerance, links)
     apart(out, *filter(None, (data, synthetic)))
-    real = Splits(data, seed, categories)
+    real = Splits(data, seed, categories, listed(from_splits))
     generated, odd = read_generated(synthetic, real.all, prefix, tolerance) if synthetic else ([], Counter())
     digests = part(real)
     limit = None if ratio is None else int(ratio*len(real['train']) + 1e-9)
-    syn, left = choose_synthetic(generated, real.held, real.others - {*listed(from_splits)}, limit, seed)
+    syn, left = choose_synthetic(generated, real.held, real.others, limit, seed)
     if generated and not syn and limit != 0:
         raise InputError(f'{synthetic} has no image painted from a mask of train ({_said(left)}); '
             'one at least is wanted')
@@ -497,7 +506,7 @@ def _new_pictures(syn, digests):
         seen |= {d} - {''}
     return res, +Counter({'that show the same picture as another': len(syn)-len(res)})
 
-# %% ../nbs/05_yolo_export.ipynb #da73ad9f
+# %% ../nbs/05_yolo_export.ipynb #ec467150
 def summary(
     rows,     # manifest rows
     real,     # `Splits`
@@ -514,7 +523,7 @@ def summary(
     k = sum(r.split == 'train' for r in real.all)
     if real.made: res += [f'no labelled val: made of {len(real["val"])} of the {k} images of train']
     us = real.unlabelled
-    if us: res += ['left out, unlabelled: ' + ', '.join(f'{us[s]} images of {s}' for s in us)]
+    if us: res += ['left out, unlabelled: ' + ', '.join(f'{len(us[s])} images of {s}' for s in us)]
     if real.left: res += ['left out, shown twice: ' + ', '.join(f'{v} of {k}' for k,v in real.left.items())]
     if left: res += [f'synthetic images left out: {_said(left)}']
     if n := sum(r['kind'] == 'synthetic' and not r['source'].startswith('train/') for r in rows):
@@ -614,7 +623,22 @@ def image_faults(
         res.append(Fault(recs[i].path, '', f'{what} {recs[j].split}/{recs[j].path.name}'))
     return res
 
-# %% ../nbs/05_yolo_export.ipynb #3c8becf4
+# %% ../nbs/05_yolo_export.ipynb #990c33d6
+def read_rows(
+    root, # data set folder
+) -> tuple: # rows of the manifest, None if it is not there or cannot be used; faults
+    "The account of what is synthetic and where everything came from"
+    f, bad = root/'manifest.jsonl', lambda i,s: (None, [Fault('manifest.jsonl', i, s)])
+    if not f.exists(): return None, []
+    try: rows = read_jsonl(f)
+    except InputError as e: return bad('', str(e).removeprefix(f'{f} '))
+    if len(rows) < len(f.read_text(encoding='utf-8').splitlines()): return bad(len(rows)+1, 'is no JSON')
+    kinds = dict(file=str, split=str, source=str, buildings=int, tiles=(list, type(None)))
+    for i,r in enumerate(rows, 1):
+        if odd := [k for k,t in kinds.items() if not isinstance(r, dict) or not isinstance(r.get(k), t)]:
+            return bad(i, f'has no usable `{odd[0]}`')
+    return rows, []
+
 def manifest_faults(
     root,     # data set folder
     ims:dict, # split → image paths
@@ -687,7 +711,7 @@ def mask_faults(
                     res.append(Fault(f, '', f'has the class {n[0]}'))
     return res
 
-# %% ../nbs/05_yolo_export.ipynb #58e8f9c7
+# %% ../nbs/05_yolo_export.ipynb #b328ef26
 def faults(
     dataset, # data set folder
 ) -> list:   # of `Fault`: file relative to the folder, line ('' where there is none), what is wrong
@@ -699,12 +723,9 @@ def faults(
     ims = {d.name: _images(d) for d in sorted((root/'images').glob('*')) if d.is_dir()}
     if not any(ims.values()): return [Fault('images', '', 'has no folder SPLIT with images')]
     astray = [*_images(root/'images'), *(p for s in ims for p in (root/'images'/s).iterdir() if p.is_dir())]
-    rows = read_jsonl(root/'manifest.jsonl') if (root/'manifest.jsonl').exists() else None
-    if any(not isinstance(r, dict) or not isinstance(r.get('file'), str) for r in rows or []):
-        rows, astray = None, [*astray, 'manifest.jsonl']
-    said = {'manifest.jsonl': 'has rows that name no file'}
+    rows, res = read_rows(root)
     recs, digests, bad = look_at(ims, rows)
-    res = [Fault(f, '', said.get(f, 'is not an image in images/SPLIT')) for f in astray] + image_faults(recs, digests, bad)
+    res += [Fault(f, '', 'is not an image in images/SPLIT') for f in astray] + image_faults(recs, digests, bad)
     res += manifest_faults(root, ims, rows) + coco_faults(root, ims) + mask_faults(root, recs)
     has = lambda *ks: any((root/k).exists() for k in ks)
     if has('labels', 'data.yaml') or not has('annotations', 'mask'):

@@ -142,7 +142,7 @@ def test_layouts_say_where_they_come_from(pairs, model, tmp_path):
     a,b = (rows(tmp_path/k/'manifest.jsonl') for k in 'ab')
     assert all(r['tiles'] and not r['oracle'] for r in a) and all(r['oracle'] for r in b)
     assert why_not(b[0]).startswith('from a layout') and not why_not(a[0])
-    assert why_not(a[0], held=a[0]['tiles'][-1:]) == 'from a mask of a tile held out for val'
+    assert why_not(a[0], held=[('train', a[0]['tiles'][-1])]) == 'from a mask of a tile held out for val'
 
 def test_scene(pairs, model, tmp_path):
     mask = np.asarray(Image.open(next((pairs/'mask'/'all'/'val').iterdir())))
