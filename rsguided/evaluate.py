@@ -80,20 +80,20 @@ def _size(im, path):
     if all(isinstance(v, (int, float)) and 1 <= v < 1e7 for v in (h, w)): return int(h), int(w)
     raise InputError(f'{path} says that image {im["id"]!r} is {w}x{h} pixels; two positive numbers are wanted')
 
-# %% ../nbs/06_evaluate.ipynb #a5faf797
+# %% ../nbs/06_evaluate.ipynb #8b314215
 Truth = namedtuple('Truth', 'buildings size name gsd other report')   # four dicts by image id, see `read_truth`
 
 def read_truth(
     path, # COCO JSON; images need not be there
     categories=None, # which are buildings, see `choose_categories`
-) -> Truth: # image id → shapes, (h,w) or None, file stem, metres per pixel or None; ids of other categories; Counter
+) -> Truth: # image id → shapes, (h,w) or None, file name without ending, metres per pixel or None; ids of other categories; Counter
     "The buildings of a COCO file as shapes, crowds taken apart; without area they are left out: nobody can find them"
     d = read_json(path, 'COCO')
     ims, report = _images(d, path), Counter()
     for i,a in enumerate(d['annotations']):
         if not _known(a, ims):
             raise InputError(f'{path} has annotation {i} for an image that is not in its images')
-        if not isinstance(a.get('category_id'), (int, str, type(None))):
+        if not isinstance(a.get('category_id'), (int, float, str, type(None))):
             raise InputError(f'{path} has annotation {i} of category {a["category_id"]!r}; an id is wanted')
     chosen,_ = choose_categories(d, categories, path)
     size, res = {k: _size(im, path) for k,im in ims.items()}, {k: [] for k in ims}
@@ -105,11 +105,12 @@ def read_truth(
         res[a['image_id']] += [p for p in (shapely.get_parts(g) if a.get('iscrowd') else [g]) if p.area]
     info = d.get('info').get('gsd') if isinstance(d.get('info'), dict) else None
     cats = [c.get('id') for c in d.get('categories') or [] if isinstance(c, dict)]
-    other = {i for i in cats if isinstance(i, (int, str)) and chosen and i not in chosen}
-    name = {k: Path(str(im.get('file_name', k))).stem for k,im in ims.items()}
+    other = {i for i in cats if isinstance(i, (int, float, str)) and chosen and i not in chosen}
+    files = {k: Path(str(im.get('file_name', k)).replace('\\', '/')) for k,im in ims.items()}
+    name = {k: (f.parent/f.stem).as_posix() for k,f in files.items()}
     return Truth(res, size, name, {k: check_gsd(im.get('gsd') or info, path) for k,im in ims.items()}, other, report)
 
-# %% ../nbs/06_evaluate.ipynb #d3872c0d
+# %% ../nbs/06_evaluate.ipynb #cddc3203
 def read_results(
     path,  # COCO results: a list of {image_id, category_id, segmentation, score}
     truth, # `Truth` they are to be compared with
@@ -129,7 +130,7 @@ def read_results(
             raise InputError(f'{path} entry {i} has no score; one is wanted, as only the surest are to count')
         if s is not None and (not isinstance(s, (int, float)) or not np.isfinite(s)):
             raise InputError(f'{path} entry {i} has score {s!r}; a number is wanted')
-        other = a.get('category_id') in truth.other if isinstance(a.get('category_id'), (int, str)) else False
+        other = isinstance(a.get('category_id'), (int, float, str)) and a['category_id'] in truth.other
         report['of another category'] += other
         if other or (min_score is not None and s < min_score): continue
         report['without score'] += s is None
@@ -253,20 +254,20 @@ def by_size(
     n = [[(o == i).sum() for i in range(3)] for o in (found[l.found], wrong[a.label < 0], found[~l.found])]
     return {nm: dict(side=s) | f1_counts(*c) for nm,s,*c in zip(('small', 'medium', 'large'), said, *n)}
 
-# %% ../nbs/06_evaluate.ipynb #f2e476d7
+# %% ../nbs/06_evaluate.ipynb #a64d7810
 def scenes(
-    names, # of the images
-    scene, # regular expression with one group, or a `manifest.jsonl`
+    names, # of the images, with or without folders
+    scene, # regular expression with one group, looked for in the name, then in the folders too; or a `manifest.jsonl`
 ) -> list: # the scene of each, 'no scene' where there is none
     "Where images are from"
     if str(scene).endswith('.jsonl'):
         if not Path(scene).is_file(): raise FileNotFoundError(f'{scene} is not there; a manifest.jsonl is wanted')
         rows = [r for r in read_jsonl(scene) if isinstance(r, dict)]
         of = {r.get('name') or Path(str(r.get('file'))).stem: r.get('domain') for r in rows}
-        res = [of.get(n) for n in names]
+        res = [of.get(Path(n).name) for n in names]
     elif '(' not in scene:
         raise InputError(f'scene is {scene!r}; a regular expression with one group is wanted, as in (\\w+)_')
-    else: res = [domain_in(n, scene) for n in names]
+    else: res = [domain_in(Path(n).name, scene) or domain_in(n, scene) for n in names]
     if not any(res):
         raise InputError(f'{scene} tells the scene of no image, {names[0]} for example; at least one is wanted')
     return [s or 'no scene' for s in res]
@@ -276,7 +277,7 @@ def by_scene(a, l, place): # `Answers`, `Labels`, scene of each image → scene 
     place = np.array(place)
     return {str(s): count(*[pick(o, place[o.image] == s) for o in (a, l)]) for s in np.unique(place)}
 
-# %% ../nbs/06_evaluate.ipynb #7a561b47
+# %% ../nbs/06_evaluate.ipynb #a76cf1f5
 def boundary(
     shapes, # list of shapely geometries
     h, w,   # pixels of the image
@@ -299,7 +300,9 @@ def boundary_f(
     for k,ts in truths.items():
         ps = [g for g,_ in preds.get(k, [])]
         if not ps + ts: continue
-        h,w = sizes.get(k) or (1 + np.nan_to_num(shapely.total_bounds(ps + ts)[[3,2]]).astype(int))
+        h,w = sizes.get(k) or 1 + np.nan_to_num(shapely.total_bounds(ps + ts)[[3,2]]).clip(0, 1e9).astype(int)
+        if h*w > 2**30: raise InputError(f'image {k!r} has no width and height, and shapes that reach to ({w}, {h}); '
+            'its size is wanted to draw them')
         b,t = boundary(ps, h, w), boundary(ts, h, w)
         n += near(b, t), near(t, b)
     p,r = (float(i/m) if m else 0. for i,m in n)
@@ -343,7 +346,7 @@ def _check_score(duplicates, boundary, nms_iou, one_of):
         raise InputError('min-score and nms-iou, an operating point and choosing one exclude each other; '
             'one of the three is wanted')
 
-# %% ../nbs/06_evaluate.ipynb #b3f8373d
+# %% ../nbs/06_evaluate.ipynb #dfb103ff
 def score(
     predictions:str, # COCO results JSON
     truth:str,       # COCO JSON
@@ -359,6 +362,7 @@ def score(
 ) -> dict:           # f1, precision, recall, tp, fp, fn and more, see `score_images`
     "One-to-one F1 of predicted buildings at IoU strictly over 0.5, as one JSON object"
     _check_score(duplicates, boundary, nms_iou, ((min_score, nms_iou) != (None, None), operating_point, choose))
+    if choose and Path(choose).is_dir(): raise InputError(f'{choose} is a folder; a file to write is wanted')
     t, report = read_truth(truth, categories), Counter()
     if not any(t.buildings.values()):
         raise InputError(f'{truth} has {len(t.buildings)} images and no building; at least one is wanted, to be found')

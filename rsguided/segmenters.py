@@ -11,9 +11,9 @@ __all__ = ['Sample', 'PARTS', 'PUBLISHED', 'read_labelled', 'image_ids', 'unknow
            'UNetDetector', 'save_net', 'fill_net', 'build_maskrcnn', 'begin_with_coco', 'known_part', 'box_target',
            'MaskRCNNDetector', 'need_equal_weights', 'box_batch', 'import_yolo', 'yolo_net', 'write_yolo',
            'YoloDetector', 'new_detector', 'synthetic_names', 'the_split', 'train_instances', 'training_data',
-           'save_detector', 'load_detector', 'result', 'detect']
+           'save_detector', 'load_detector', 'result', 'ids_for', 'detect']
 
-# %% ../nbs/06b_segmenters.ipynb #aaec68ca
+# %% ../nbs/06b_segmenters.ipynb #52adc367
 import math, os, re, shutil, tempfile
 from collections import namedtuple
 from importlib.metadata import version
@@ -29,21 +29,23 @@ from fastcore.basics import patch, store_attr
 from .core import (IGNORE, IMAGE_EXTS, Classes, InputError, apart, fingerprint, listed, may_write, read_json, read_jsonl,
     resumed_folder, save_json, write_atomic)
 from .data import (Record, check_images, dihedral, draw_instances, generator, hidden, load_codes, load_image, pick_device,
-    pixel_geometry, read_coco, read_data, rings, save_image, _natural)
+    choose_categories, pixel_geometry, read_coco, read_data, rings, save_image, _natural)
 from .landcover import Segmenter, predict, read_weights
 from .machine import Settings
 from .sources import building_ids, by_split, class_names, image_sizes, label_of, read_yaml, read_yolo, used_ids
+from .submission import number_in
 from .yolo_export import data_yaml, yolo_label
 
-# %% ../nbs/06b_segmenters.ipynb #1afe3541
+# %% ../nbs/06b_segmenters.ipynb #d030d4b1
 def read_labelled(
     data, # finished data set (images/SPLIT with annotations/SPLIT.json or labels/SPLIT), one in BEGC layout, or images alone
     categories=None, # COCO categories or YOLO classes that are buildings
+    labels=True, # False: YOLO labels are not read
 ) -> dict: # split → `Record`s in the order of their names; `buildings` is None where nothing is labelled
     "The images of a data set and their buildings, by split"
     root = Path(data)
     if (root/'images').is_dir():
-        return {s: _finished(root, s, fs, categories) for s,fs in by_split(root/'images', exts=IMAGE_EXTS).items()}
+        return {s: _finished(root, s, fs, categories, labels) for s,fs in by_split(root/'images', exts=IMAGE_EXTS).items()}
     if root.is_dir() and not [*root.glob('*/image')]:
         return {s: _records(s, fs.values()) for s,fs in by_split(root, exts=IMAGE_EXTS).items()}
     res = {}
@@ -54,29 +56,34 @@ def _records(split, files, buildings=lambda f,w,h: None):
     files = sorted(files, key=lambda f: _natural(f.stem))
     return [Record(split, f.stem, f, h, w, buildings(f, w, h), None) for f,(h,w) in zip(files, image_sizes(files))]
 
-def _finished(root, split, files, categories):
+def _finished(root, split, files, categories, labels):
     js, label = root/'annotations'/f'{split}.json', lambda f: root/label_of(f.relative_to(root))
     if js.exists(): return list(read_coco(js, split, [root/'images'/split], categories))
     there = [l for l in map(label, files.values()) if l.is_file()]
-    if not there: return _records(split, files.values())
+    if not there or not labels: return _records(split, files.values())
     f = root/'data.yaml'
     names = class_names(read_yaml(f), f) if f.is_file() else {}
     ids = building_ids(categories or '', names, used_ids(there))
     return _records(split, files.values(), lambda f,w,h: read_yolo(label(f), w, h, ids) if label(f).is_file() else [])
 
-# %% ../nbs/06b_segmenters.ipynb #a54636ea
+# %% ../nbs/06b_segmenters.ipynb #1598e544
 def image_ids(
     data, # data set folder
     recs, # the `Record`s of one split
-) -> tuple: # {name: id}, id of the one category; 1..n in the order of names, and 1, where no COCO file tells
+    categories=None, # which are buildings, see `choose_categories`
+) -> tuple: # {name: id}, category id, in words what the ids are
     "The ids that results are to have"
     split = recs[0].split
     files = Path(data, 'annotations', f'{split}.json'), Path(data, split, f'{split}.json')
     js = next((f for f in files if f.exists()), None)
-    if js is None: return {r.name: i for i,r in enumerate(recs, 1)}, 1
+    if js is None:
+        ns = [number_in(r.name) for r in recs]
+        if None not in ns and len({*ns}) == len(ns): return {r.name: n for r,n in zip(recs, ns)}, 1, 'the number in its name'
+        return {r.name: i for i,r in enumerate(recs, 1)}, 1, 'its place in the order of names, from 1'
     d = read_json(js, 'COCO')
-    cats = [c.get('id') for c in d.get('categories') or []]
-    return {Path(im['file_name'].replace('\\', '/')).stem: im['id'] for im in d['images']}, cats[0] if len(cats) == 1 else 1
+    chosen, cats = choose_categories(d, categories, js)[0], [c['id'] for c in d.get('categories') or []]
+    ids = {Path(im['file_name'].replace('\\', '/')).stem: im['id'] for im in d['images']}
+    return ids, next((c for c in cats if not chosen or c in chosen), 1), f'its id in {js.name}'
 
 # %% ../nbs/06b_segmenters.ipynb #30c26bda
 Sample = namedtuple('Sample', 'image buildings ignore weight synthetic', defaults=(None, 1., False))
@@ -610,7 +617,7 @@ def load(self:YoloDetector, folder):
         raise FileNotFoundError(f'{folder}/model.pt does not exist; the weights of a YOLO are wanted there') from None
     return self
 
-# %% ../nbs/06b_segmenters.ipynb #dc9906a6
+# %% ../nbs/06b_segmenters.ipynb #ddee16d3
 def new_detector(
     arch='unet', # unet; maskrcnn, or maskrcnn_resnet18 and the like; yolov8n-seg, yolo11n-seg, …
     device=None, precision=None,
@@ -636,15 +643,16 @@ def synthetic_names(
 def the_split(
     data, # data set folder
     split, # None: `test` if there is one, or the only one
-    categories=None,
+    categories=None, # which are buildings
+    labels=True, # see `read_labelled`
 ) -> list: # of `Record`
     "One split of a data set"
-    splits = read_labelled(data, categories)
+    splits = read_labelled(data, categories, labels)
     split = split or next((s for s in ('test', *splits) if s in splits and (s == 'test' or len(splits) == 1)), None)
     if split in splits: return splits[split]
     raise InputError(f'{data} has no split {split or "test"}; it has {", ".join(splits)}')
 
-# %% ../nbs/06b_segmenters.ipynb #ec3e5d47
+# %% ../nbs/06b_segmenters.ipynb #be1319e8
 def train_instances(
     data:str,            # data set: finished (images/SPLIT with labels or annotations), or in BEGC layout
     model:str,           # model folder to write
@@ -659,7 +667,7 @@ def train_instances(
     synthetic_weight:float=1., # weight of synthetic images in the loss (unet only)
     synthetic_until:float=1., # share of the steps after which only real images are seen (unet only)
     weights:str=None,    # to begin with: coco for maskrcnn, a .pt for yolo; default: random
-    recipe:str=None,     # published: what the published study trained its YOLO with
+    recipe:str=None,     # published: as the published study trained its YOLO (a yolov8m-seg unless told)
     nms:float=None,      # IoU over which the less sure of two buildings is dropped (maskrcnn .5, yolo .7)
     split:str='train',   # to learn from
     categories:str=None, # COCO categories or YOLO classes that are buildings, separated by commas
@@ -672,6 +680,8 @@ def train_instances(
 ) -> Path:               # of the model folder
     "Train an instance segmenter on a labelled data set"
     args = {k: v for k,v in locals().items() if k not in ('data', 'model', 'device', 'overwrite', 'save_every')}
+    if recipe and arch == 'unet': arch = PUBLISHED['arch']
+    if seed < 0: raise InputError(f'seed is {seed}; 0 or more is wanted')
     if synthetic_until < 1 and arch != 'unet': raise InputError(f'synthetic-until is {synthetic_until}, which a unet alone knows; {arch} wants 1')
     det = new_detector(arch, device, precision, size=size, zoom=zoom, weights=weights, recipe=recipe, nms=nms)
     may_write(Path(model), overwrite)
@@ -724,7 +734,7 @@ def load_detector(
     kw.pop('arch', None)
     return new_detector(d['arch'], device, precision, **kw).load(Path(folder))
 
-# %% ../nbs/06b_segmenters.ipynb #bf990ee7
+# %% ../nbs/06b_segmenters.ipynb #c044e6fc
 def result(
     building, score, # as a detector gives them
     image_id, category_id=1,
@@ -736,20 +746,32 @@ def result(
     return dict(image_id=image_id, category_id=category_id, segmentation=[num(r.ravel()) for r in building],
         bbox=num((x0, y0, x1-x0, y1-y0)), score=round(score, 5))
 
+def ids_for(
+    model, # model folder of `train_instances`
+    data, recs, categories, # see `image_ids`
+) -> tuple: # see `image_ids`
+    "The ids of results; buildings are of the categories that the model learnt from, where the data know these"
+    learnt = (read_json(Path(model, 'rsguided.json')).get('training') or {}).get('categories')
+    try: return image_ids(data, recs, categories or learnt)
+    except InputError:
+        if categories or not learnt: raise
+        return image_ids(data, recs)
+
 def detect(
     model:str,           # model folder of `train_instances`
     data:str,            # data set, labelled or not; or a folder of images
     out:str,             # JSON file to write
     split:str=None,      # default: test, or the only one there is
     min_score:float=None, # leave out buildings with less confidence (default .05; with the published recipe .2)
+    categories:str=None, # COCO categories that are buildings; default: what the model learnt from, or is called so
     nms:float=None,      # another IoU than the model's over which the less sure of two buildings is dropped
     device:str=None,     # default: a GPU if there is one
     precision:str=None,  # fp32 or bf16; default: bf16 where the hardware has it
 ) -> Path:               # `out`
     "Outline the buildings of a data set, as COCO results"
     if Path(out).is_dir(): raise InputError(f'{out} is a folder; a JSON file to write is wanted')
-    det, recs = load_detector(model, device, precision, nms=nms), the_split(data, split)
-    ids, category = image_ids(data, recs)
+    det, recs = load_detector(model, device, precision, nms=nms), the_split(data, split, categories, labels=False)
+    ids, category, means = ids_for(model, data, recs, categories)
     least = min_score if min_score is not None else getattr(det, 'min_score', .05)
     check_images(recs)
     res, found = [], 0
@@ -759,5 +781,5 @@ def detect(
             res += [result(b, s, ids[r.name], category) for b,s in bs if s >= least]
     save_json(out, res)
     few = f', {found-len(res)} with a score under {least:g} left out' if found > len(res) else ''
-    print(f'{len(res)} buildings in {len(recs)} images{few}')
+    print(f'{len(res)} buildings in {len(recs)} images{few}; the id of an image is {means}')
     return Path(out)

@@ -587,7 +587,7 @@ def label_of(image):
     if at: ps[at[-1]] = 'labels'
     return Path(*ps)
 
-# %% ../nbs/00b_sources.ipynb #1f4b9d79
+# %% ../nbs/00b_sources.ipynb #2f8bfa7e
 def building_ids(
     classes,    # ids or names separated by commas, or ''
     names:dict, # {id: name} of the data set, {} if not known
@@ -605,7 +605,7 @@ def building_ids(
     if called or len(used) < 2: return called or used
     known = ', '.join(str(names.get(i, i)) for i in sorted(used))
     raise InputError(f'the labels have the classes {known}; '
-        '--classes with those that are buildings is wanted')
+        'which of them are buildings is wanted (--classes or --categories)')
 
 def used_ids(labels):
     "Class ids in label files"
