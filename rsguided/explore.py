@@ -370,13 +370,13 @@ def save(self:SampleExplorer) -> str:
         raise InputError(f'{out} cannot be written: {e.strerror or e}; a folder of yours is wanted') from None
     return f'saved as {name} in {out}, with {n} buildings'
 
-# %% ../nbs/04e_explore.ipynb #ba198ff6
+# %% ../nbs/04e_explore.ipynb #cfb68e2e
 @patch
 def write(self:SampleExplorer) -> tuple: # name, number of buildings
     "Image and mask, then the labels, then the manifest"
     job, (s, x, row), out, info = self.job, self.made, self.job.out, self.job.net.info
     p, rows, f = job.jobs[self.which.value][0], read_jsonl(out/'manifest.jsonl'), out/'instances.json'
-    names, made = {r['name'] for r in rows}, job.made.get((p.split, p.name), {})
+    names = {r['name'] for r in rows}
     taken = names | {o.stem for o in out.glob('*/*')}
     k = next(k for k in count() if f'{p.name}_{k}' not in taken)
     path = out/'image'/f'{p.name}_{k}.{job.ext}'
@@ -385,8 +385,6 @@ def write(self:SampleExplorer) -> tuple: # name, number of buildings
     save_mask(out/'mask'/f'{rec.name}.png', s.masks[0], self.classes)
     old = [r for r in read_coco(f) if r.name in names] if f.exists() else []
     save_json(f, coco_dict([*old, rec], self.classes, digits=3))
-    flags = list(dict.fromkeys([*info.get('licences', []), *made.get('licences', [])]))
-    row = dict(name=rec.name, mask=p.name, copy=k, **row, gsd=rec.gsd, fidelity=None) | made
-    row |= dict(licences=flags, painted=s is not self.sketches[0], buildings=len(rec.buildings))
-    write_jsonl(out/'manifest.jsonl', [*rows, row])
+    row = job.row(rec.name, p, k, s.masks, s.inst, row)
+    write_jsonl(out/'manifest.jsonl', [*rows, row | dict(painted=s is not self.sketches[0], buildings=len(rec.buildings))])
     return rec.name, len(rec.buildings)

@@ -309,7 +309,7 @@ def tile_layouts(root, store, split, per_mask, seed, **kw):
             r = Record(split, f'{p.name}_{k}', Path(p.mask.name), *l.mask.shape, l.buildings, p.gsd)
             yield write_layout(root, r, l, store.classes, **extra), l.buildings
 
-# %% ../nbs/04a_layouts.ipynb #f94fda54
+# %% ../nbs/04a_layouts.ipynb #0dae1f46
 def city_layouts(root, store, split, n, seed):
     "Write new tiles of the synthetic city, as large as the first of the store, into the split `oracle`"
     size = store[split][0].h
@@ -340,8 +340,10 @@ def layouts(
         raise InputError(f'mix is {mix}, paste {paste}, per_mask {per_mask}, city {city}, symmetries {symmetries}; a chance, '
             'numbers not negative, a layout at least, and 1, 2, 4 or 8 symmetries are wanted')
     if city and c != LOVEDA: raise InputError(f'{pairs} has {c}; the city has those of LoveDA, and can be mixed with no others')
+    gone = class_ids(remove, c)
+    if paste and c.building in gone: raise InputError('buildings are to be removed and pasted; one of both is wanted')
     avoid = class_ids(','.join({'road', 'water'} & {*c.names}) if avoid is None else avoid, c)
-    kw = dict(paste=paste, mix=mix, swap=class_pairs(swap, c), remove=class_ids(remove, c), symmetries=symmetries, avoid=avoid)
+    kw = dict(paste=paste, mix=mix, swap=class_pairs(swap, c), remove=gone, symmetries=symmetries, avoid=avoid)
     apart(out, pairs)
     with new_folder(out, overwrite) as d:
         res = [*tile_layouts(d, store, split, per_mask, seed, **kw)] if per_mask else []

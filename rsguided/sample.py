@@ -86,7 +86,7 @@ class _DDIM(_Bounded, DDIMScheduler):
 
 SAMPLERS = {'ddpm': _DDPM, 'ddim': _DDIM, 'dpm++': _DPM, 'unipc': _UniPC}
 
-# %% ../nbs/04_sample.ipynb #44169a2b
+# %% ../nbs/04_sample.ipynb #eccfed98
 def make_sampler(
     name,      # of `SAMPLERS`
     scheduler, # the model's scheduler: its config holds noise schedule and objective
@@ -99,7 +99,7 @@ def make_sampler(
     if name not in SAMPLERS: raise InputError(f'sampler {name!r} is unknown; {", ".join(SAMPLERS)} are there')
     if not 0 <= eta <= 1 or (eta and name != 'ddim'):
         raise InputError(f'eta {eta} is not for {name}; 0 to 1 with ddim is wanted')
-    if not threshold >= 1: raise InputError(f'threshold is {threshold}; 1 (clamp) or more is wanted')
+    if not 1 <= threshold < float('inf'): raise InputError(f'threshold is {threshold}; 1 (clamp) or more is wanted')
     ts = noise_levels(scheduler.config.num_train_timesteps, steps, spacing)
     more = dict(solver_order=2, final_sigmas_type='zero') if name in ('dpm++', 'unipc') else {}
     s = SAMPLERS[name].from_config(scheduler.config, thresholding=True, sample_max_value=threshold, **more)
@@ -285,7 +285,7 @@ def model_id(
         with open(f, 'rb') as o: h.update(hashlib.file_digest(o, 'sha256').digest())
     return h.hexdigest()[:16]
 
-# %% ../nbs/04_sample.ipynb #5c697010
+# %% ../nbs/04_sample.ipynb #5187d9ef
 def image_format(
     net,       # `GuidedUNet`
     jpeg=None, # quality
@@ -293,9 +293,10 @@ def image_format(
 ) -> str:      # suffix
     "What holds the images of a model; `InputError` if it is not what is asked for"
     plain = net.dtype == 'uint8' and net.channels in (1, 3)
-    if jpeg is not None and not (plain and 1 <= jpeg <= 100):
-        raise InputError(f'JPEG of quality {jpeg} cannot hold {net.channels} channels of {net.dtype}; '
-            '1 to 100 and 8-bit RGB or grey are wanted')
+    if jpeg is not None and tiff: raise InputError('jpeg and tiff exclude each other; one of them is wanted')
+    if jpeg is not None and not 1 <= jpeg <= 100: raise InputError(f'jpeg is {jpeg}; a quality from 1 to 100 is wanted')
+    if jpeg is not None and not plain:
+        raise InputError(f'JPEG cannot hold {net.channels} channels of {net.dtype}; 8-bit RGB or grey is wanted')
     return 'tif' if tiff else 'jpg' if jpeg else 'png' if plain else 'npy'
 
 def write_image(
@@ -512,15 +513,19 @@ def painted(self:Sampling, batch): # yields (name, loaded), image
         yield from zip(batch, x)
         batch = batch[len(x):]
 
-# %% ../nbs/04_sample.ipynb #9a5c3f74
+# %% ../nbs/04_sample.ipynb #92484d24
+@patch
+def row(self:Sampling, name, pair, copy, mask, inst, how) -> dict: # how: settings of the sampler, the model and the seed
+    "The manifest row of an image"
+    info, made = self.net.info, self.made.get((pair.split, pair.name), {})
+    flags = list(dict.fromkeys([*info.get('licences', []), *made.get('licences', [])]))
+    return dict(name=name, mask=pair.name, copy=copy, shows=label_digest(mask, inst), **how, gsd=info.get('gsd'),
+        fidelity=None, **{**made, 'licences': flags})
+
 @patch
 def write(self:Sampling, name, mask, inst, x): # x (c,h,w) in [-1,1]
     "Image, mask, and then their row"
-    p, k = self.jobs[name]
-    net, out = self.net, self.out
-    made = self.made.get((p.split, p.name), {})
-    flags = list(dict.fromkeys([*net.info.get('licences', []), *made.get('licences', [])]))
-    row = dict(name=name, mask=p.name, copy=k, shows=label_digest(mask, inst), **self.want, gsd=net.info.get('gsd'), fidelity=None, **{**made, 'licences': flags})
+    net, out, row = self.net, self.out, self.row(name, *self.jobs[name], mask, inst, self.want)
     with _writing(out):
         pixels = from_unit(x, net.dtype, net.info.get('range')).transpose(1, 2, 0)
         write_image(out/'image'/f'{name}.{self.ext}', pixels, self.a.jpeg)
@@ -598,7 +603,7 @@ def removed_grid(self:Sampling):
     save = lambda f: fig.savefig(f, dpi=90, bbox_inches='tight')
     with _writing(self.out): write_atomic(self.out/'preview'/'removed.png', save)
 
-# %% ../nbs/04_sample.ipynb #5a76f9a2
+# %% ../nbs/04_sample.ipynb #7a5872b8
 def sample(
     model:str,           # model folder
     masks:str,           # pair store, folder mask/KIND/SPLIT in one, or folder of masks; none: see `n`
@@ -622,7 +627,7 @@ def sample(
     shard:str=None,      # i/n: draw this part only; other processes draw the others into the same folder
     jpeg:int=None,       # write JPEG of this quality instead of PNG; masks stay PNG
     tiff:bool=False,     # write TIFF
-    resize:bool=False,   # bring masks of another size to the model's, by nearest neighbour
+    resize:bool=False,   # bring masks of another size to the model's, by nearest neighbour (those of a pair store always are)
     remove_class:str=None, # classes that are made unknown, separated by commas
     blank:bool=False,    # make everything unknown
     grid:int=0,          # of so many masks, a picture with each class removed: preview/removed.png

@@ -247,7 +247,7 @@ def check_scale(net, gsd, path): # warn if the model knows another ground resolu
     if gsd and own and not 2/3 < gsd/own < 1.5:
         warnings.warn(f'{path} has {gsd:.2f} m per pixel, the model was trained at {own:.2f}: things will have the wrong size')
 
-# %% ../nbs/04b_scenes.ipynb #073a7f13
+# %% ../nbs/04b_scenes.ipynb #aae0ed7c
 def scene(
     model:str,            # model folder
     mask:str,             # class ids of the scene: PNG, GeoTIFF, .npy
@@ -255,7 +255,7 @@ def scene(
     instances:str='none', # COCO file with the scene's buildings; none: connected components of the mask
     seed:int=0,           # of the noise
     steps:int=12,         # denoising steps
-    sampler:str='dpm++',  # ddim or dpm++
+    sampler:str='dpm++',  # ddpm, ddim, dpm++ or unipc
     overlap:float=.5,     # share of a window that the next one covers too
     guidance:float=1.,    # how much the mask counts; other than 1 takes two network calls a step
     guidance_interval:str='0,1', # shares of the noise levels where guidance acts
