@@ -438,7 +438,7 @@ def clear(self:Sampling, others):
     for f in ('manifest.jsonl', 'instances.json', 'DONE.json', '.job.json'): (self.out/f).unlink(missing_ok=True)
     for f in self.out.glob('.rows-*'): f.unlink()
 
-# %% ../nbs/04_sample.ipynb #ea1d8222
+# %% ../nbs/04_sample.ipynb #f6875811
 def label_digest(mask, inst): # of what an image is to show
     return hashlib.sha256(mask.tobytes() + inst.tobytes()).hexdigest()[:16]
 
@@ -459,7 +459,7 @@ def join(self:Sampling, others) -> dict:
         raise InputError(f'{out} holds {odd[0]["name"]} of a mask that {self.a.masks} has not; '
             'choose another folder or pass --overwrite')
     shown = {p.name: label_digest(*mask_labels(p, self.net, self.gone)[:2]) for p in self.items if p.name in {r['mask'] for r in both.values()}}
-    if odd := [r for r in both.values() if r.get('shows') != shown[r['mask']]]:
+    if odd := [r for r in both.values() if r.get('shows', shown[r['mask']]) != shown[r['mask']]]:
         raise InputError(f'{out} holds {odd[0]["name"]}, and {self.a.masks} has another mask of that name now; choose another folder or pass --overwrite')
     stems = [{f.stem for f in (out/d).glob('[!.]*')} for d in ('image', 'mask')]
     there = lambda rs: {k: r for k,r in rs.items() if k in stems[0] & stems[1]}

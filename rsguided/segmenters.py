@@ -734,7 +734,7 @@ def load_detector(
     kw.pop('arch', None)
     return new_detector(d['arch'], device, precision, **kw).load(Path(folder))
 
-# %% ../nbs/06b_segmenters.ipynb #c044e6fc
+# %% ../nbs/06b_segmenters.ipynb #0a1ff1fb
 def result(
     building, score, # as a detector gives them
     image_id, category_id=1,
@@ -757,6 +757,7 @@ def ids_for(
         if categories or not learnt: raise
         return image_ids(data, recs)
 
+# %% ../nbs/06b_segmenters.ipynb #85c5ea9c
 def detect(
     model:str,           # model folder of `train_instances`
     data:str,            # data set, labelled or not; or a folder of images

@@ -623,7 +623,7 @@ def image_faults(
         res.append(Fault(recs[i].path, '', f'{what} {recs[j].split}/{recs[j].path.name}'))
     return res
 
-# %% ../nbs/05_yolo_export.ipynb #990c33d6
+# %% ../nbs/05_yolo_export.ipynb #97ef7bf4
 def read_rows(
     root, # data set folder
 ) -> tuple: # rows of the manifest, None if it is not there or cannot be used; faults
@@ -639,6 +639,7 @@ def read_rows(
             return bad(i, f'has no usable `{odd[0]}`')
     return rows, []
 
+# %% ../nbs/05_yolo_export.ipynb #3c8becf4
 def manifest_faults(
     root,     # data set folder
     ims:dict, # split → image paths
