@@ -261,7 +261,7 @@ def diffusion_learner(
     learn.remove_cb(learn.recorder)     # `LossCB` keeps the losses, in any precision
     return learn
 
-# %% ../nbs/03_ddim_train.ipynb #82f24b6b
+# %% ../nbs/03_ddim_train.ipynb #e5cac1d1
 def halve_batch(learn):
     "The same step in twice as many batches"
     sc, dl = learn.step_cb, learn.dls.train
@@ -284,7 +284,8 @@ def fit_all(learn):
         except Exception as e:
             if not no_memory(e): raise
             if learn.dls.train.bs < 2:
-                raise InputError('memory does not suffice for a single image; a smaller --size or --preset, or --checkpointing, is wanted') from None
+                raise InputError('memory does not suffice for a single image; '
+                    'a smaller --size or --preset, or --checkpointing, is wanted') from None
             if not isinstance(e, MemoryElsewhere): learn.step_cb.ranks.any(True, learn.dls.device)
         halve_batch(learn)
 
@@ -466,9 +467,9 @@ def follow_recipe(
     own = dict(batch_size=p['bs'], lr=p['lr'])
     return own | RECIPES['default'] | RECIPES[name] | {k: v for k,v in given.items() if v is not None}
 
-# %% ../nbs/03_ddim_train.ipynb #10c210b5
-LIMITS = dict(lr=(1e-12, math.inf), warmup=(0, math.inf), ema=(0, 1), min_snr=(0, math.inf), workers=(0, 1024), seed=(0, 2**63-1),
-    **dict.fromkeys(('batch_size', 'accumulate', 'save_every', 'keep', 'preview_every'), (1, math.inf)))
+# %% ../nbs/03_ddim_train.ipynb #39673363
+LIMITS = dict(lr=(1e-12, math.inf), warmup=(0, math.inf), ema=(0, 1), min_snr=(0, math.inf), workers=(0, 1024),
+    seed=(0, 2**63-1), **dict.fromkeys(('batch_size', 'accumulate', 'save_every', 'keep', 'preview_every'), (1, math.inf)))
 
 def check_numbers(
     a:dict, # arguments of `train`; None is left to the recipe
@@ -491,8 +492,9 @@ def training_length(
     if epochs is not None: steps = math.ceil(epochs*n/batch)
     return (5000 if minutes is None and steps is None else steps), minutes
 
-# %% ../nbs/03_ddim_train.ipynb #a362cd82
-WROTE = ('unet', 'scheduler', 'resume', 'preview', 'best', 'logs', 'rsguided.json', 'numbers.safetensors', 'history.csv', 'DONE.json')
+# %% ../nbs/03_ddim_train.ipynb #288fae78
+WROTE = ('unet', 'scheduler', 'resume', 'preview', 'best', 'logs',
+    'rsguided.json', 'numbers.safetensors', 'history.csv', 'DONE.json')
 
 def check_folder(model):
     "`InputError` if other things lie in a folder than a model, or what a training that was killed left there"
@@ -520,13 +522,12 @@ def read_state(
     if not {'args', 'settings', 'step'} <= {*st}:
         raise InputError(f'{model}/resume holds no training state; --overwrite begins anew')
     was = st['args']
-    if was.get('data') != args['data'] and was.get('domains') == args['domains']:
-        raise InputError(f'{model} was trained on other images or masks than these; the same ones are wanted, or --overwrite to begin anew')
-    if diff := [k for k in args if was.get(k) != args[k]]:
-        raise InputError(f'{model} was trained with {diff[0]} {was.get(diff[0])}, not {args[diff[0]]}; --overwrite begins anew')
+    diff = [k for k in args if k in was and was[k] != args[k]]       # older versions had fewer
+    if diff == ['data']: raise InputError(f'{model} was trained on other images or masks than these; --overwrite begins anew')
+    if diff: raise InputError(f'{model} was trained with {diff[0]} {was[diff[0]]}, not {args[diff[0]]}; --overwrite begins anew')
     return st
 
-# %% ../nbs/03_ddim_train.ipynb #256327b3
+# %% ../nbs/03_ddim_train.ipynb #e3a1d0bb
 def training_pairs(
     store,    # `PairStore`
     seed=0,   # of the split, where one has to be made
@@ -546,9 +547,11 @@ def network(
     if not init: return create_unet(preset, cond, size, kind.channels, dtype=kind.dtype)
     if (Path(init)/'rsguided.json').exists():
         net, _ = load_model(init)
-        told = lambda c: dict(classes=c.classes.names, building=c.classes.building, channels=c.names, gsd=c.gsd, domains=list(c.domains))
+        told = lambda c: dict(classes=list(c.classes.names), building=c.classes.building, channels=c.names, gsd=c.gsd,
+            domains=list(c.domains))
         for (k,was),now in zip(told(net.cond).items(), told(cond).values()):
-            if was != now: raise InputError(f'{init} is conditioned on {k} {was}, not on {now}; a model of the same condition is wanted')
+            if was != now:
+                raise InputError(f'{init} is conditioned on {k} {was}, not on {now}; a model of the same condition is wanted')
         net.cond, net.size, net.info = cond, size or net.size, dict(licences=net.info.get('licences', []))
     else: net = warm_start(init, cond, size)
     if net.channels != kind.channels:

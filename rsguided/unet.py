@@ -369,7 +369,7 @@ def load_model(
     sched = DDPMScheduler.from_config(read_json(folder/'scheduler'/'scheduler_config.json', 'scheduler'))
     return model.to(device).eval(), sched
 
-# %% ../nbs/02_unet.ipynb #59ae5ef1
+# %% ../nbs/02_unet.ipynb #b11ca329
 def check_unet(unet, folder): # `InputError` if it wants more than image and timestep, or cannot be widened
     c = unet.config
     odd = {'class labels': unet.class_embedding is not None, 'Fourier timesteps': c.time_embedding_type == 'fourier',
@@ -399,8 +399,8 @@ def to_diffusers(
     scheduler, # the model's
 ) -> Path:
     "A plain diffusers pipeline folder: what the published code and diffusers itself read"
-    if model.numbers: raise InputError('this model is told ground resolution or domain beside the timestep, which a plain diffusers folder '
-        'cannot hold; one without gsd and domain is wanted')
+    if model.numbers: raise InputError('the model is told ground resolution or domain beside the timestep, '
+        'which a plain diffusers folder cannot hold; one without gsd and domain is wanted')
     folder = Path(folder)
     save_unet(folder, model.unet, scheduler)
     return save_json(folder/'model_index.json', dict(_class_name='DDPMPipeline', unet=['diffusers', 'UNet2DModel'],
