@@ -607,7 +607,7 @@ def train(
     a = dict(locals())
     with process_group(device) as device: return Training(a, device).run()
 
-# %% ../nbs/03_ddim_train.ipynb #e38a41cf
+# %% ../nbs/03_ddim_train.ipynb #a3afab93
 class Training:
     "One call of `train`: `a` are its arguments"
     def __init__(self, a, device):
@@ -627,9 +627,9 @@ class Training:
         self.net = network(a['preset'], self.cond, a['size'], self.tr[0], a['init'])
         batch = how['batch_size']*how['accumulate']*self.ranks.world
         self.length = training_length(a['steps'], a['epochs'], a['minutes'], len(self.tr), batch)
-        root, also = self.store.root, {k: a[k] for k in ('preset', 'kinds', 'gsd', 'domain', 'balance', 'init', 'seed')}
-        self.args = dict(how, **also, size=self.net.size, batch=batch, domains=list(self.cond.domains),
-            data=fingerprint(root/'manifest.jsonl', root/'instances', *listed(a['more'] or '')))
+        root, also = self.store.root, {k: a[k] for k in ('preset', 'kinds', 'gsd', 'domain', 'balance', 'seed')}
+        self.args = dict(how, **also, init=a['init'] and str(a['init']), size=self.net.size, batch=batch,
+            domains=list(self.cond.domains), data=fingerprint(root/'manifest.jsonl', root/'instances', *listed(a['more'] or '')))
         self.st = read_state(self.folder, self.args, a['resume'], a['overwrite'])
         self.settings = self.pick_settings()
         may_write(self.folder, True)
