@@ -57,7 +57,7 @@ def matrix_peak(
     _peaks[key] = 2*n**3/median(took)
     return _peaks[key]
 
-# %% ../nbs/02a_machine.ipynb #d6bd3c49
+# %% ../nbs/02a_machine.ipynb #33b969e4
 class Settings:
     "What changes speed and rounding, not the method"
     def __init__(self,
@@ -69,11 +69,13 @@ class Settings:
     def to_dict(self): return dict(precision=self.precision, channels_last=self.channels_last, compile=self.compile)
     @classmethod
     def pick(cls, device='cpu', precision=None, file=None): # the defaults of a device, or what `tune` found
-        if file: d = read_json(file, 'settings of `rsguided tune`').get('best')
-        else: d = dict(precision=(p := pick_precision(precision, device)), channels_last=p != 'fp32' or torch.device(device).type == 'cuda')
-        if not isinstance(d, dict) or not {*d} <= {'precision', 'channels_last', 'compile'}:
-            raise InputError(f'{file} holds no settings; a file written by `rsguided tune` is wanted')
-        return cls(**{**d, **(dict(precision=pick_precision(precision, device)) if precision else {})})
+        p = pick_precision(precision, device)
+        if not file: return cls(p, p != 'fp32' or torch.device(device).type == 'cuda')
+        d = read_json(file, 'settings of `rsguided tune`')
+        best = d.get('best') if isinstance(d, dict) else None
+        if not isinstance(best, dict) or any(v not in _choices.get(k, ()) for k,v in best.items()):
+            raise InputError(f'{file} holds no settings that can be, but {str(best)[:80]}; a file written by `rsguided tune` is wanted')
+        return cls(**best | (dict(precision=p) if precision else {}))
     def apply(self, model, device):
         "Put a network on the device as the settings say"
         if torch.device(device).type == 'cuda': torch.set_float32_matmul_precision('high')     # TF32 where it exists
@@ -82,7 +84,9 @@ class Settings:
         if self.compile: model.unet.compile()
         return model
 
-# %% ../nbs/02a_machine.ipynb #30b35b0c
+_choices = dict(precision=('fp32', 'bf16', 'fp16'), channels_last=(False, True), compile=(False, True))
+
+# %% ../nbs/02a_machine.ipynb #03ec735a
 def step_seconds(
     model,    # `GuidedUNet` on its device
     bs,       # images per batch
@@ -107,13 +111,14 @@ def step_seconds(
         res.append(time.perf_counter()-t0)
     return res[1:]
 
-def no_memory(e): # is that what the exception says?
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
+def no_memory(e): # is that what the exception says, or the one that it came of?
+    said = any(s in str(e) for s in ("can't allocate memory", 'not enough memory'))
+    return said or isinstance(e, (torch.OutOfMemoryError, MemoryError)) or bool(e.__context__ and no_memory(e.__context__))
 
 def use_of_peak(model, per_second): # share of the measured peak that so many training images per second are
     return 3*forward_flops(model)*per_second/matrix_peak(next(model.parameters()).device, model.precision)
 
-# %% ../nbs/02a_machine.ipynb #20d0f3b1
+# %% ../nbs/02a_machine.ipynb #056fb78c
 def alternatives(device, compiled=False): # settings worth trying
     cuda = torch.device(device).type == 'cuda'
     ps = dict.fromkeys(['fp32', pick_precision(None, device), *(['fp16'] if cuda else [])])
@@ -141,6 +146,7 @@ def tune(
             share = use_of_peak(model, per_second)
             rows.append(dict(**s.to_dict(), batch_size=bs, images_per_second=round(per_second, 2), share_of_peak=round(share, 3)))
             print(f'{str(s):28} batch {bs:3}  {per_second:8.1f} images/s  {share:.0%} of the {s.precision} peak', flush=True)
+    if not rows: raise InputError(f'memory does not suffice for batches of {batch_sizes} images; smaller ones are wanted')
     best = max(rows, key=lambda r: r['images_per_second'])
     settings = {k: best[k] for k in ('precision', 'channels_last', 'compile')}
     print(f'fastest: batch {best["batch_size"]}, {Settings(**settings)}; use it by --settings {out}')

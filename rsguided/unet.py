@@ -8,7 +8,7 @@ Docs: https://rsguided.github.io/rsguided/unet.html.md"""
 __all__ = ['CHANNELS', 'PRESETS', 'WEIGHTS', 'one_hot', 'boundary', 'signed_distance', 'Cond', 'Conditioning', 'take_away',
            'GroupNorm', 'ResBlock', 'own_blocks', 'Numbers', 'GuidedUNet', 'check_side', 'check_preset', 'check_size',
            'create_unet', 'forward_flops', 'create_like', 'save_weights', 'save_unet', 'save_model', 'load_model',
-           'from_published', 'side', 'to_diffusers', 'warm_start']
+           'check_unet', 'from_published', 'side', 'to_diffusers', 'warm_start']
 
 # %% ../nbs/02_unet.ipynb #ecc70799
 import math
@@ -68,7 +68,7 @@ class Cond(NamedTuple):
 
 CHANNELS = ('classes', 'boundary', 'distance', 'id')
 
-# %% ../nbs/02_unet.ipynb #b9950d2a
+# %% ../nbs/02_unet.ipynb #ef79e683
 class Conditioning:
     "What the network is told: mask and instances → channels; ground resolution and domain → numbers"
     def __init__(self,
@@ -84,6 +84,7 @@ class Conditioning:
         self.channels, self.kinds, self.domains = tuple(channels), tuple(kinds), tuple(domains)
         if odd := [c for c in self.channels if c not in CHANNELS]:
             raise InputError(f'condition channel {odd[0]!r} is unknown; {", ".join(CHANNELS)} are there')
+        if not self.kinds: raise InputError('no kind of masks is named; at least one, as a rule all, is wanted')
         if not all(0 <= p <= 1 for p in (ablate, null)):
             raise InputError(f'ablate {ablate} and null {null} are shares; 0 to 1 is wanted')
     @property
@@ -327,13 +328,19 @@ def save_model(
 
 _own = ('size', 'channels', 'fold', 'preset', 'precision', 'dtype')
 
-# %% ../nbs/02_unet.ipynb #8c56264c
+# %% ../nbs/02_unet.ipynb #338e0ca6
+_NOW = dict(query='to_q', key='to_k', value='to_v', proj_attn='to_out.0')   # what old checkpoints call the parts of attention
+
+def _renamed(sd): # name → weight, under today's names
+    parts = {k: k.split('.') for k in sd}
+    return {'.'.join([*p[:-2], _NOW.get(p[-2], p[-2]), p[-1]]): sd[k] for k,p in parts.items()}
+
 def _unet(folder): # the network in a diffusers U-Net folder, with its weights
     w, config = folder/WEIGHTS.name, folder/'config.json'
     old = w.with_suffix('.bin')
     if not w.exists() and not old.exists(): raise InputError(f'{folder} has no weights; {w.name} is wanted in it')
     unet = UNet2DModel.from_config(read_json(config, 'U-Net configuration'))
-    try: unet.load_state_dict(load_file(w) if w.exists() else torch.load(old, weights_only=True, map_location='cpu'))
+    try: unet.load_state_dict(_renamed(load_file(w) if w.exists() else torch.load(old, weights_only=True, map_location='cpu')))
     except Exception as e:
         raise InputError(f'{w} does not hold the weights of {config}: {str(e).splitlines()[0]}') from None
     return unet
@@ -362,12 +369,20 @@ def load_model(
     sched = DDPMScheduler.from_config(read_json(folder/'scheduler'/'scheduler_config.json', 'scheduler'))
     return model.to(device).eval(), sched
 
-# %% ../nbs/02_unet.ipynb #da659a6e
+# %% ../nbs/02_unet.ipynb #b11ca329
+def check_unet(unet, folder): # `InputError` if it wants more than image and timestep, or cannot be widened
+    c = unet.config
+    odd = {'class labels': unet.class_embedding is not None, 'Fourier timesteps': c.time_embedding_type == 'fourier',
+        'skip blocks': any('Skip' in b for b in (*c.down_block_types, *c.up_block_types))}
+    for what,there in odd.items():
+        if there: raise InputError(f'{folder} has a U-Net with {what}; one without is wanted')
+
 def from_published(
     unet,   # diffusers `UNet2DModel`
     folder, # where it comes from
 ) -> GuidedUNet:
     "A published network as ours: ids in one channel, or without a condition; LoveDA's classes"
+    check_unet(unet, folder)
     c = unet.config
     extra = c.in_channels - c.out_channels
     if extra in (0, 1): return GuidedUNet(unet, Conditioning(channels=('id',)*extra), side(unet), c.out_channels)
@@ -384,12 +399,14 @@ def to_diffusers(
     scheduler, # the model's
 ) -> Path:
     "A plain diffusers pipeline folder: what the published code and diffusers itself read"
+    if model.numbers: raise InputError('the model is told ground resolution or domain beside the timestep, '
+        'which a plain diffusers folder cannot hold; one without gsd and domain is wanted')
     folder = Path(folder)
     save_unet(folder, model.unet, scheduler)
     return save_json(folder/'model_index.json', dict(_class_name='DDPMPipeline', unet=['diffusers', 'UNet2DModel'],
         scheduler=['diffusers', type(scheduler).__name__])).parent
 
-# %% ../nbs/02_unet.ipynb #80b4c673
+# %% ../nbs/02_unet.ipynb #aa428f3a
 def warm_start(
     folder,     # a diffusers U-Net folder (`config.json` and weights), or a pipeline folder with `unet/` in it
     cond=None,  # `Conditioning`; the default one if None
@@ -403,8 +420,7 @@ def warm_start(
     if (old.config.in_channels, old.config.out_channels) != (3, 3):
         raise InputError(f'{folder} has a U-Net of {old.config.in_channels} channels in and '
             f'{old.config.out_channels} out; 3 and 3 are wanted')
-    if old.class_embedding is not None:
-        raise InputError(f'{folder} has a U-Net with class labels; one without is wanted')
+    check_unet(old, folder)
     size = size or side(old)
     told = 'identity' if cond.gsd or cond.domains else None
     unet = UNet2DModel.from_config({**old.config, 'in_channels': 3+cond.n, 'sample_size': size, 'class_embed_type': told})

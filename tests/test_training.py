@@ -70,6 +70,58 @@ def test_torn_checkpoint(pairs, tmp_path, capfd):
     said = capfd.readouterr()
     assert 'is torn' in said.err and 'goes on at step 3' in said.out
 
+@pytest.mark.parametrize('bad', ['--preview-every 0', '--workers -1', '--lr -1', '--lr nan', '--min-snr -5', '--ema 1.5', '--warmup -3',
+    '--save-every -1', '--keep 0', '--keep -1', '--seed -1', '--accumulate 0', '--epochs nan', '--kinds ,', '--settings int4'])
+def test_refused(pairs, tmp_path, capfd, bad):
+    (tmp_path/'int4').write_text('{"best": {"precision": "int4"}}')
+    bad = bad.replace('int4', str(tmp_path/'int4')).split()
+    assert main(['train', str(pairs), str(tmp_path/'m'), *tiny[:-4], *bad]) == 2
+    said = capfd.readouterr()
+    assert len(said.err.strip().splitlines()) == 1 and not said.out and not (tmp_path/'m').exists()
+
+def test_left_alone(pairs, tmp_path):
+    "--overwrite clears what training made, whole or begun, and nothing else"
+    train = lambda out, *a: main(['train', str(pairs), str(out), *tiny, '--steps', '2', *a])
+    (tmp_path/'file').touch()
+    for logs in (tmp_path/'mine'/'logs', tmp_path/'run'/'pairs', tmp_path/'detector'/'best'):
+        logs.mkdir(parents=True)
+        (logs/'notes').touch()
+    (tmp_path/'run'/'.lock').touch()
+    (tmp_path/'detector'/'rsguided.json').write_text('{"kind": "instances"}')
+    for out in ('file', 'file/model', 'mine', 'run', 'detector'):
+        for how in ([], ['--resume'], ['--overwrite']): assert train(tmp_path/out, *how) == 2
+    assert {f.name for f in tmp_path.rglob('*') if f.is_file()} == {'file', 'notes', '.lock', 'rsguided.json'}
+    begun = tmp_path/'begun'
+    (begun/'logs').mkdir(parents=True)
+    (begun/'.lock').touch()                     # killed before it saved anything
+    for how in ('--resume', '--overwrite'): assert train(begun, how) == 0
+    assert train(begun) == 2
+
+def test_data_changed(pairs, tmp_path, capfd):
+    "The pairs may lie elsewhere when training goes on; other images, and other domains, are refused"
+    import shutil
+    moved = tmp_path/'moved'
+    shutil.copytree(pairs, moved)
+    rows = [json.loads(l) for l in (moved/'manifest.jsonl').read_text().splitlines()]
+    write = lambda **kw: (moved/'manifest.jsonl').write_text(''.join(json.dumps({**r, **kw}) + '\n' for r in rows))
+    train = lambda src, steps, *a: main(['train', str(src), str(tmp_path/'m'), *tiny, '--domain', '--steps', steps, '--resume'])
+    write(domain='here')
+    assert train(moved, '2') == 0
+    shutil.move(moved, tmp_path/'there')
+    assert train(tmp_path/'there', '3') == 0
+    moved = tmp_path/'there'
+    write(domain='elsewhere')
+    assert train(moved, '4') == 2 and "with domains ['here'], not ['elsewhere']" in capfd.readouterr().err
+    write(domain='here', source='other.tif')
+    assert train(moved, '4') == 2 and 'other images or masks' in capfd.readouterr().err
+    write(domain='here')
+    assert train(moved, '4') == 0
+    newest = max((tmp_path/'m'/'resume').glob('*.pt'))
+    st = torch.load(newest, weights_only=True)
+    for k in ('data', 'domains', 'betas'): del st['args'][k]        # as written by an older version
+    torch.save(st, newest)
+    assert train(moved, '5') == 0
+
 def launched(n, pairs, out, *more):
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(sys.path))
     cmd = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '--standalone', str(here/'ranks_script.py')] if n > 1 \
