@@ -68,7 +68,7 @@ def trace_buildings(
     near = [g.simplify(tolerance) for g in gs]
     return [rings(n) if n.symmetric_difference(g).area < .1*g.area else b for b,g,n in zip(res, gs, near)]
 
-# %% ../nbs/05_yolo_export.ipynb #45a66060
+# %% ../nbs/05_yolo_export.ipynb #9eba0cc0
 VALS = ('val', 'valid', 'validation')
 NOT_TRAIN = {*VALS, 'test'}
 
@@ -89,7 +89,7 @@ class Splits(dict):
                 'train/image and train/train.json are wanted')
         for s in self.sources - {*self, *self.unlabelled} | self.sources & NOT_TRAIN:
             raise InputError(f'synthetic images from masks of {s} are asked for; '
-                f'of the splits {there} all but {" and ".join(sorted(NOT_TRAIN))} can be named')
+                f'train or another split to learn from is wanted, of {there}')
         self.val = next((s for s in VALS if s in self), 'val')
         self.made = self.val not in self
         self.all = [r for rs in self.values() for r in rs]
