@@ -13,7 +13,7 @@ __all__ = ['Sample', 'PARTS', 'PUBLISHED', 'read_labelled', 'image_ids', 'unknow
            'YoloDetector', 'new_detector', 'synthetic_names', 'the_split', 'train_instances', 'training_data',
            'save_detector', 'load_detector', 'result', 'ids_for', 'detect']
 
-# %% ../nbs/06b_segmenters.ipynb #52adc367
+# %% ../nbs/06b_segmenters.ipynb #dcd462ed
 import math, os, re, shutil, tempfile
 from collections import namedtuple
 from importlib.metadata import version
@@ -28,8 +28,8 @@ from safetensors.torch import save_file
 from fastcore.basics import patch, store_attr
 from .core import (IGNORE, IMAGE_EXTS, Classes, InputError, apart, fingerprint, listed, may_write, read_json, read_jsonl,
     resumed_folder, save_json, write_atomic)
-from .data import (Record, check_images, dihedral, draw_instances, generator, hidden, load_codes, load_image, pick_device,
-    choose_categories, pixel_geometry, read_coco, read_data, rings, save_image, _natural)
+from .data import (Record, check_images, choose_categories, dihedral, draw_instances, generator, hidden, load_codes,
+    load_image, pick_device, pixel_geometry, read_coco, read_data, rings, save_image, _natural)
 from .landcover import Segmenter, predict, read_weights
 from .machine import Settings
 from .sources import building_ids, by_split, class_names, image_sizes, label_of, read_yaml, read_yolo, used_ids
@@ -66,7 +66,7 @@ def _finished(root, split, files, categories, labels):
     ids = building_ids(categories or '', names, used_ids(there))
     return _records(split, files.values(), lambda f,w,h: read_yolo(label(f), w, h, ids) if label(f).is_file() else [])
 
-# %% ../nbs/06b_segmenters.ipynb #1598e544
+# %% ../nbs/06b_segmenters.ipynb #4a3bf343
 def image_ids(
     data, # data set folder
     recs, # the `Record`s of one split
@@ -81,7 +81,7 @@ def image_ids(
         if None not in ns and len({*ns}) == len(ns): return {r.name: n for r,n in zip(recs, ns)}, 1, 'the number in its name'
         return {r.name: i for i,r in enumerate(recs, 1)}, 1, 'its place in the order of names, from 1'
     d = read_json(js, 'COCO')
-    chosen, cats = choose_categories(d, categories, js)[0], [c['id'] for c in d.get('categories') or []]
+    chosen, cats = choose_categories(d, categories, js)[0], [c.get('id') for c in d.get('categories') or [] if isinstance(c, dict)]
     ids = {Path(im['file_name'].replace('\\', '/')).stem: im['id'] for im in d['images']}
     return ids, next((c for c in cats if not chosen or c in chosen), 1), f'its id in {js.name}'
 

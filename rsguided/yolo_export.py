@@ -68,7 +68,7 @@ def trace_buildings(
     near = [g.simplify(tolerance) for g in gs]
     return [rings(n) if n.symmetric_difference(g).area < .1*g.area else b for b,g,n in zip(res, gs, near)]
 
-# %% ../nbs/05_yolo_export.ipynb #9eba0cc0
+# %% ../nbs/05_yolo_export.ipynb #446ca2d8
 VALS = ('val', 'valid', 'validation')
 NOT_TRAIN = {*VALS, 'test'}
 
@@ -87,9 +87,9 @@ class Splits(dict):
         if 'train' not in self:
             raise InputError(f'{data} has no labelled split train but {there}; '
                 'train/image and train/train.json are wanted')
-        for s in self.sources - {*self, *self.unlabelled} | self.sources & NOT_TRAIN:
-            raise InputError(f'synthetic images from masks of {s} are asked for; '
-                f'train or another split to learn from is wanted, of {there}')
+        if odd := self.sources - {'train', *self.unlabelled} | self.sources & NOT_TRAIN:
+            raise InputError(f'synthetic images from masks of {min(odd)} are asked for; '
+                f'train or an unlabelled split to learn from is wanted, of {there}')
         self.val = next((s for s in VALS if s in self), 'val')
         self.made = self.val not in self
         self.all = [r for rs in self.values() for r in rs]
@@ -306,7 +306,7 @@ def plan(
     if not twice: return res
     raise InputError(f'two images of {real.root} would be called {twice[0]}; names that differ are wanted')
 
-# %% ../nbs/05_yolo_export.ipynb #370f6583
+# %% ../nbs/05_yolo_export.ipynb #dca9e379
 def read_once(
     recs, # `Record`s
 ) -> list: # digest per image, see `looks`
@@ -323,14 +323,12 @@ def part(
     real, # `Splits`, from which images are taken out
 ) -> list: # digests of those that stay
     "Leave out of each split what another one shows too"
-    recs, n = [r._replace(split=s) for s,rs in real.items() for r in rs], sum(map(len, real.values()))
+    recs = [r._replace(split=s) for s,rs in real.items() for r in rs]
     shown = recs + [r._replace(split='train') for r in real.pseudo]   # in no split, but layouts come from it
-    digests = read_once(shown)
+    digests, home = read_once(shown), [r.split for r in recs + real.pseudo]
     twice = doubles(shown, digests)
-    real.held |= {('train', recs[k].name) for k in twice if k < n and recs[k].split == 'train'}
-    real.held |= {(r.split, r.name) for k,r in enumerate(real.pseudo, n)
-        if k in twice and (shown[twice[k]].split != 'train' or twice[k] in twice)}
-    twice = {k: j for k,j in twice.items() if k < n}
+    real.held |= {(home[k], shown[k].name) for k,j in twice.items() if shown[j].split != 'train' or j in twice}
+    twice = {k: j for k,j in twice.items() if k < len(recs)}
     gone = {id(r) for k,r in enumerate(r for rs in real.values() for r in rs) if k in twice}
     for k,j in twice.items():
         same = 'the same picture twice' if digests[k] == digests[j] else f'ground that {recs[j].split} shows'
@@ -340,7 +338,7 @@ def part(
         if not real[s]:
             raise InputError(f'every image of {s} in {real.root} shows ground that another split shows; '
                 'splits that differ are wanted, as `rsguided tiles --splits` makes them')
-    return [d for k,d in enumerate(digests[:n]) if k not in twice]
+    return [d for k,d in enumerate(digests[:len(recs)]) if k not in twice]
 
 # %% ../nbs/05_yolo_export.ipynb #5a61ddce
 END = b'\xff\xd9'
