@@ -135,6 +135,13 @@ def take_away(
     return mask.masked_fill(hide, IGNORE), inst.masked_fill(gone[:,cond.classes.building,None,None], 0)
 
 # %% ../nbs/02_unet.ipynb #99456ac4
+def _rows(v): # (n,c,h,w) → (n,pixels/k,k*c), k pixels in a row: PyTorch is slow with rows that do not fill its registers
+    v = v.contiguous(memory_format=torch.channels_last).permute(0,2,3,1)
+    return v.reshape(len(v), -1, v.shape[-1]*math.gcd(4, v.shape[1]*v.shape[2]))
+
+def _row(v, rows): # (n,c) → one number per column of `rows`
+    return v.to(rows.dtype).repeat(1, rows.shape[-1]//v.shape[1])[:,None]
+
 class _GroupNormFn(torch.autograd.Function): # PyTorch's forward; a backward that reads channels_last as it lies
     @staticmethod
     def forward(ctx, x, weight, bias, groups, eps):
@@ -145,24 +152,25 @@ class _GroupNormFn(torch.autograd.Function): # PyTorch's forward; a backward tha
     @staticmethod
     def backward(ctx, dy):
         x,weight,mean,rstd = ctx.saved_tensors
-        n,c,g = *x.shape[:2], mean.shape[1]
-        rows = lambda v: v.contiguous(memory_format=torch.channels_last).permute(0,2,3,1).flatten(1,2)  # (n,pixels,c)
+        n,c,g,pixels = *x.shape[:2], mean.shape[1], x.shape[2:].numel()
         per_channel = lambda v: v.float().repeat_interleave(c//g, 1)
-        row = lambda v: v[:,None].to(x.dtype)
-        xs,dy,rstd = rows(x), rows(dy), per_channel(rstd)
+        rstd = per_channel(rstd)
+        xs,dy = _rows(x), _rows(dy)
+        row = lambda v: _row(v, xs)
         xhat = torch.addcmul(row(-per_channel(mean)*rstd), xs, row(rstd))
-        one = xs.new_ones(n, 1, xs.shape[1])
-        dbias,dweight = (torch.bmm(one, v)[:,0].float() for v in (dy, dy*xhat))     # sums over pixels
-        mean_of = lambda v: per_channel((v*weight).view(n, g, -1).mean(-1)/xs.shape[1])
+        one = xs.new_ones(n, 1, pixels)
+        dbias,dweight = (torch.bmm(one, v.view(n, pixels, c))[:,0].float() for v in (dy, dy*xhat))     # sums over pixels
+        mean_of = lambda v: per_channel((v*weight).view(n, g, -1).mean(-1)/pixels)
         dx = torch.addcmul(row(-rstd*mean_of(dbias)), xhat, row(-rstd*mean_of(dweight)))
         dx = torch.addcmul(dx, dy, row(rstd*weight))
-        return dx.unflatten(1, x.shape[2:]).permute(0,3,1,2), dweight.sum(0), dbias.sum(0), None, None
+        return dx.view(n, *x.shape[2:], c).permute(0,3,1,2), dweight.sum(0), dbias.sum(0), None, None
 
 # %% ../nbs/02_unet.ipynb #cc927ca7
 class GroupNorm(nn.GroupNorm):
-    "`nn.GroupNorm` with a fast backward for large channels_last tensors on a CPU"
+    "`nn.GroupNorm` with a fast backward for large channels_last tensors with few channels per group on a CPU"
     def forward(self, x):
-        fast = x.ndim == 4 and x.device.type == 'cpu' and x.numel() >= 2**20 and torch.is_grad_enabled()
+        slow = x.ndim == 4 and x.numel() >= 2**18 and self.num_channels < 16*self.num_groups    # PyTorch's
+        fast = slow and x.device.type == 'cpu' and torch.is_grad_enabled()
         if not fast or not x.is_contiguous(memory_format=torch.channels_last): return super().forward(x)
         return _GroupNormFn.apply(x, self.weight, self.bias, self.num_groups, self.eps)
 
