@@ -193,7 +193,8 @@ class Ranks:
 @contextmanager
 def process_group(device=None): # yields the device of this process
     "Join the other processes, if this one was started with others"
-    if int(os.environ.get('WORLD_SIZE', 1)) < 2 or dist.is_initialized():
+    said = ('WORLD_SIZE', 'PMI_SIZE', 'OMPI_COMM_WORLD_SIZE', 'MV2_COMM_WORLD_SIZE')    # by torchrun, by kinds of MPI
+    if max(int(os.environ.get(k) or 1) for k in said) < 2 or dist.is_initialized():
         yield pick_device(device)
         return
     from accelerate import PartialState

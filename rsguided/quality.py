@@ -72,30 +72,44 @@ def hide_dropped(
 
 # %% ../nbs/06a_filter.ipynb #25875d63
 def colour_stats(
-    im, # uint8 (h,w,3)
-) -> np.ndarray: # float (12,); a step of 1 is hardly to be seen in any
-    "Mean, spread, skewness and correlations of brightness, red-green and yellow-blue"
+    im,   # uint8 (h,w,3)
+    mask, # uint8 (h,w) class ids
+    n,    # number of classes
+) -> tuple: # float (12,), shares of the classes (n,), their mean colours (n,3)
+    "Mean, spread, skewness and correlations of brightness, red-green and yellow-blue; the same colours by class"
     r,g,b = im.reshape(-1, 3).T.astype(float)
     o = np.stack([(r+g+b)/3, r-g, (r+g)/2-b])
     m,s = o.mean(1), o.std(1)
     z = (o - m[:,None])/(s[:,None]+1)
     cor = (z@z.T/z.shape[1])[np.triu_indices(3, 1)]
-    return np.concatenate([m, 10*np.log1p(s), m - np.median(o, 1), 10*cor])
+    px = np.bincount(mask.ravel(), minlength=IGNORE+1)[:n]
+    by_class = [np.bincount(mask.ravel(), v, IGNORE+1)[:n]/np.maximum(px, 1) for v in o]
+    return np.concatenate([m, 10*np.log1p(s), m - np.median(o, 1), 10*cor]), px/max(px.sum(), 1), np.stack(by_class, 1)
 
 class ColourCheck:
     "How far an image's colours lie from those of real images"
     def __init__(self,
-        stats,       # (n,12): `colour_stats` of real images
+        stats,       # list of `colour_stats` of real images
         quantile=.98, # share of them that passes
     ):
         n = len(stats)
         if n < 3: raise InputError(f'{n} real images to compare colours with; three at least are wanted')
-        self.mean = stats.mean(0)
-        w,v = np.linalg.eigh(np.cov(stats.T) + np.eye(stats.shape[1]))
+        _,share,colour = map(np.stack, zip(*stats))
+        total = (share[...,None]*colour).sum(0)
+        self.usual = np.where(share.sum(0)[:,None], total/np.maximum(share.sum(0), 1e-9)[:,None], total.sum(0)/max(share.sum(), 1e-9))
+        x = self.numbers(stats)
+        self.mean = x.mean(0)
+        w,v = np.linalg.eigh(np.cov(x.T) + np.eye(x.shape[1]))
         self.white = v/np.sqrt(w)
         q = self(stats)**2/(n-1)       # each as if the others alone had made mean and spread
         self.limit = float(np.quantile(n/(n-1)*np.sqrt((n-2)*q/(1 - q*n/(n-1))), quantile)) + 1e-6
-    def __call__(self, stats): return np.linalg.norm((stats - self.mean)@self.white, axis=-1)   # (n,12) → (n,)
+    def numbers(self, stats):   # (n,18); a step of 1 is hardly to be seen in any
+        whole,share,colour = map(np.stack, zip(*stats))
+        weigh = lambda v: (share[...,None]*v).sum(1)
+        about = lambda v: v - weigh(v)[:,None]
+        c,u = about(colour), about(np.broadcast_to(self.usual, colour.shape))
+        return np.concatenate([whole, weigh(colour - self.usual), 10*weigh(c*u)/(weigh(u*u)+1)], 1)
+    def __call__(self, stats): return np.linalg.norm((self.numbers(stats) - self.mean)@self.white, axis=-1)   # (n,)
 
 # %% ../nbs/06a_filter.ipynb #04388a58
 def verdicts(
@@ -148,15 +162,15 @@ def real_looks(
     classes, # `Classes`
     device=None,
     **kw,   # for `predict`
-) -> tuple: # (n,12) of `colour_stats`, `Look`, list of `image_iou`
+) -> tuple: # list of `colour_stats`, `Look`, list of `image_iou`
     "What real images look like to the checks, and how well they show their masks"
     colours, looks, fids = [], [], []
     for part in pieces(pairs):
         ims, ms, _ = zip(*[load_pair(p, size, classes) for p in part])
         looks.append(look(reader, ims, ms, device))
-        colours += map(colour_stats, ims)
+        colours += [colour_stats(im, m, classes.n) for im,m in zip(ims, ms)]
         fids += [image_iou(p.argmax(0), m, classes) for p,m in zip(predict(reader, ims, device=device, **kw), ms)]
-    return np.stack(colours), stack_looks(looks), fids
+    return colours, stack_looks(looks), fids
 
 def judge(
     reader,  # `Segmenter`
@@ -174,7 +188,7 @@ def judge(
     for part in pieces(images):
         ims, ms, insts = zip(*[load_shown(folder, s, c) for s in part])
         lk = stack_looks([look(reader, [im], [m], device) for im,m in zip(ims, ms)])
-        far, (d,at) = colour(np.stack([colour_stats(im) for im in ims])), copy(lk)
+        far, (d,at) = colour([colour_stats(im, m, c.n) for im,m in zip(ims, ms)]), copy(lk)
         for i,(s,p) in enumerate(zip(part, predict(reader, ims, device=device, **kw))):
             j, bad = int(d[i].argmin()), not_shown(p, ms[i], confident)
             row = s.row | dict(fidelity=image_iou(p.argmax(0), ms[i], c), not_shown=round(float(bad.mean()), 4),

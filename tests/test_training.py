@@ -1,5 +1,5 @@
 "Training in real processes: killed at any point, interrupted, sharing the work, out of disk"
-import itertools, json, os, random, resource, signal, subprocess, sys, time
+import itertools, json, os, random, resource, signal, socket, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from rsguided.cli import main
@@ -144,13 +144,18 @@ def test_memory_of_one_process_runs_out(pairs, tmp_path):
     for d in two:
         for a,b in zip(one['weights'], d['weights']): assert (a-b).abs().max() < 1e-8
 
-def test_train_in_two_processes(pairs, tmp_path):
-    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(sys.path))
-    cmd = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', '-m', 'rsguided']
+def test_train_as_mpi_starts_it(pairs, tmp_path):
+    "What `mpirun`, and with it `accelerate launch --cpu --mpirun_hostfile`, tells two processes"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = str(s.getsockname()[1])
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(sys.path), MASTER_ADDR='127.0.0.1', MASTER_PORT=port, OMPI_COMM_WORLD_SIZE='2')
     args = ['train', str(pairs), str(tmp_path/'two'), *tiny, '--steps', '6', '--precision', 'fp32']
-    p = subprocess.run([*cmd, *args], env=env, capture_output=True, text=True, timeout=300)
-    assert p.returncode == 0, p.stderr[-3000:]
-    assert p.stdout.count('2 processes') == 1
+    ps = [subprocess.Popen([sys.executable, '-m', 'rsguided', *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=dict(env, OMPI_COMM_WORLD_RANK=r, OMPI_COMM_WORLD_LOCAL_RANK=r)) for r in '01']
+    said = [p.communicate(timeout=300) for p in ps]
+    assert [p.returncode for p in ps] == [0, 0], said
+    assert sum(out.count('2 processes') for out,_ in said) == 1
     args[2:5] = [str(tmp_path/'one'), '--size', '16']
     i = args.index('--batch-size')
     args[i+1] = '4'
