@@ -111,7 +111,8 @@ def all_kinds(
     "The masks of a pair side by side; 255 throughout where the pair has none"
     def other(kind):
         if pair.mask is None: return mask
-        if pair.h is None: raise InputError(f'{pair.mask} lies in no pair store; one is wanted for masks of the kind {kind}')
+        if pair.h is None:
+            raise InputError(f'{pair.mask} lies in no pair store; one is wanted for masks of the kind {kind}')
         x = Image.fromarray(load_mask(f := mask_path(pair, kind), classes))
         if x.size == (pair.w, pair.h): return np.asarray(x.resize(mask.shape[::-1], Image.NEAREST))
         raise InputError(f'{f} is {x.width}x{x.height} pixels, its image {pair.w}x{pair.h}; equal sizes are wanted')

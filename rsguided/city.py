@@ -616,7 +616,8 @@ def draw_buildings(
 def _reduced(im, lab, blds, size): # to `size` pixels a side
     k = size/len(im)
     ground = lab[tuple(ndimage.distance_transform_edt(lab == 1, return_distances=False, return_indices=True))]    # as if nothing were built
-    small, blds = np.array(Image.fromarray(ground).resize((size, size), Image.NEAREST)), [[r*k for r in b] for b in blds]
+    small, blds = np.array(Image.fromarray(ground).resize((size, size), Image.NEAREST)), [[r*k for r in b]
+        for b in blds]
     small[draw_buildings(blds, size, size)] = 1
     return np.asarray(Image.fromarray(im).resize((size, size), Image.BICUBIC)), small, blds
 

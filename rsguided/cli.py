@@ -50,7 +50,8 @@ COMMANDS = dict(
 def usage() -> str:
     "What `rsguided --help` prints"
     return '\n'.join([f'rsguided {__version__}: synthetic, already labelled aerial images', '',
-        'usage: rsguided COMMAND ... (rsguided COMMAND --help for its arguments)', '', *(f'  {k:15} {h}' for k,(_,h) in COMMANDS.items())])
+        'usage: rsguided COMMAND ... (rsguided COMMAND --help for its arguments)', '',
+        *(f'  {k:15} {h}' for k,(_,h) in COMMANDS.items())])
 
 # %% ../nbs/07_cli.ipynb #abb7ba6b
 def main(
@@ -66,7 +67,8 @@ def main(
     try:
         with warnings.catch_warnings(): return call(name, argv[1:])
     except KeyboardInterrupt as e:
-        print(f'\nrsguided {name}: interrupted; {e.args[0] if e.args else "what was finished is kept"}', file=sys.stderr)
+        print(f'\nrsguided {name}: interrupted; {e.args[0] if e.args else "what was finished is kept"}',
+            file=sys.stderr)
         return 130
 
 def parser_of(f, name):
@@ -136,8 +138,10 @@ def pairs_stage(a):
     from rsguided.pseudolabel import pseudolabel
     args = dict(data=fingerprint(a.data), segmenter=str(a.segmenter), landcover=fingerprint(a.landcover),
         max_background=a.max_background, licences=a.licences, seed=a.seed) | chosen(a, 'nodata')
-    return args, {}, lambda fresh: pseudolabel(a.data, a.out/'pairs', a.segmenter, a.landcover, a.max_background, seed=a.seed,
-        device=a.device, precision=a.precision, workers=a.workers, licences=a.licences, categories=a.categories, nodata=a.nodata,
+    return args, {}, lambda fresh: pseudolabel(a.data, a.out/'pairs', a.segmenter, a.landcover,
+        a.max_background, seed=a.seed,
+        device=a.device, precision=a.precision, workers=a.workers, licences=a.licences,
+        categories=a.categories, nodata=a.nodata,
         overwrite=True), a.overwrite
 
 # %% ../nbs/07_cli.ipynb #fcedc93c
@@ -149,7 +153,8 @@ def model_stage(a):
     def make(fresh):
         print(estimate(a, len(PairStore(a.out/'pairs')['train'])*a.per_mask))
         train(a.out/'pairs', a.out/'model', a.preset, a.size, a.steps, minutes=a.minutes, batch_size=a.batch_size,
-            symmetries=a.symmetries, save_every=a.save_every, resume=not fresh, overwrite=fresh, seed=a.seed, device=a.device,
+            symmetries=a.symmetries, save_every=a.save_every, resume=not fresh, overwrite=fresh, seed=a.seed,
+            device=a.device,
             precision=a.precision, workers=a.workers, draw=preview)
     return args, dict(steps=a.steps, minutes=a.minutes), make, a.overwrite
 
@@ -157,13 +162,17 @@ def synthetic_stage(a):
     from rsguided.sample import sample
     args = dict(model=fingerprint(a.out/'model'/'rsguided.json'), pairs=fingerprint(a.out/'pairs'), sampler=a.sampler,
         steps=a.sample_steps, seed=a.seed, precision=a.precision)
-    return args, dict(per_mask=a.per_mask), lambda fresh: sample(a.out/'model', a.out/'pairs', a.out/'synthetic', 'train',
-        a.per_mask, steps=a.sample_steps, sampler=a.sampler, seed=a.seed, device=a.device, precision=a.precision, overwrite=fresh)
+    return args, dict(per_mask=a.per_mask), lambda fresh: sample(a.out/'model', a.out/'pairs',
+        a.out/'synthetic', 'train',
+        a.per_mask, steps=a.sample_steps, sampler=a.sampler, seed=a.seed, device=a.device,
+        precision=a.precision, overwrite=fresh)
 
 def dataset_stage(a):
     from rsguided.yolo_export import export
-    args = dict(data=fingerprint(a.data), synthetic=fingerprint(a.out/'synthetic'/'manifest.jsonl'), seed=a.seed) | chosen(a)
-    return args, {}, lambda fresh: export(a.data, a.out/'synthetic', a.out/'dataset', seed=a.seed, categories=a.categories,
+    args = dict(data=fingerprint(a.data), synthetic=fingerprint(a.out/'synthetic'/'manifest.jsonl'),
+        seed=a.seed) | chosen(a)
+    return args, {}, lambda fresh: export(a.data, a.out/'synthetic', a.out/'dataset', seed=a.seed,
+        categories=a.categories,
         overwrite=True)
 
 # %% ../nbs/07_cli.ipynb #e2c46d49
@@ -186,7 +195,8 @@ def read_back(a):
     save_json(a.out/'reader'/'fidelity.json', res, indent=1)
     print(show_fidelity(res))
 
-STAGES = dict(pairs=pairs_stage, model=model_stage, synthetic=synthetic_stage, dataset=dataset_stage, reader=reader_stage)
+STAGES = dict(pairs=pairs_stage, model=model_stage, synthetic=synthetic_stage, dataset=dataset_stage,
+    reader=reader_stage)
 
 # %% ../nbs/07_cli.ipynb #7cb12897
 def complete(a):

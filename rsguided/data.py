@@ -507,7 +507,8 @@ def shape_of(
     size=None, # (h,w) of the image: a mask must have it
 ):         # shapely geometry
     "`geometry` of an annotation; `InputError` if it has none"
-    if ann.get('bbox') and not ann.get('segmentation'): raise InputError(f'{where} has a box and no segmentation; polygons or masks are wanted')
+    if ann.get('bbox') and not ann.get('segmentation'):
+        raise InputError(f'{where} has a box and no segmentation; polygons or masks are wanted')
     try: return geometry(ann.get('segmentation'), size)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise InputError(f'{where} is no shape: {e}; COCO polygons or run-length masks are wanted') from None

@@ -164,7 +164,8 @@ class StepCB(Callback):
     @property
     def seconds(self): return self.earlier + (time.time()-self.t0 if self.t0 else 0)
     def share(self): # of the training that is done: everywhere the same
-        return self.ranks.same(self.seconds/(60*self.minutes), self.dls.device) if self.minutes else self.step/self.steps
+        return self.ranks.same(self.seconds/(60*self.minutes),
+            self.dls.device) if self.minutes else self.step/self.steps
     def positions(self, n): # of this batch in the stream
         first = (self.micro*self.ranks.world + self.ranks.rank)*self.dls.train.bs
         return range(first, first+n)
@@ -523,8 +524,10 @@ def read_state(
         raise InputError(f'{model}/resume holds no training state; --overwrite begins anew')
     was = st['args']
     diff = [k for k in args if k in was and was[k] != args[k]]       # older versions had fewer
-    if diff == ['data']: raise InputError(f'{model} was trained on other images or masks than these; --overwrite begins anew')
-    if diff: raise InputError(f'{model} was trained with {diff[0]} {was[diff[0]]}, not {args[diff[0]]}; --overwrite begins anew')
+    if diff == ['data']:
+        raise InputError(f'{model} was trained on other images or masks than these; --overwrite begins anew')
+    if diff:
+        raise InputError(f'{model} was trained with {diff[0]} {was[diff[0]]}, not {args[diff[0]]}; --overwrite begins anew')
     return st
 
 # %% ../nbs/03_ddim_train.ipynb #e3a1d0bb
@@ -621,7 +624,8 @@ class Training:
         if a['domain'] and not domains:
             raise InputError(f'{self.store.root} says of no image which domain it is from; --domain of pseudolabel or pairs tells it')
         channels = [c for c in listed(how['channels']) if c != 'none']
-        self.cond = Conditioning(self.store.classes, channels, listed(a['kinds']), a['gsd'], domains if a['domain'] else (),
+        self.cond = Conditioning(self.store.classes, channels, listed(a['kinds']), a['gsd'],
+            domains if a['domain'] else (),
             how['ablate'], how['null'])
         torch.manual_seed(a['seed'])
         self.net = network(a['preset'], self.cond, a['size'], self.tr[0], a['init'])
@@ -629,14 +633,16 @@ class Training:
         self.length = training_length(a['steps'], a['epochs'], a['minutes'], len(self.tr), batch)
         root, also = self.store.root, {k: a[k] for k in ('preset', 'kinds', 'gsd', 'domain', 'balance', 'seed')}
         self.args = dict(how, **also, init=a['init'] and str(a['init']), size=self.net.size, batch=batch,
-            domains=list(self.cond.domains), data=fingerprint(root/'manifest.jsonl', root/'instances', *listed(a['more'] or '')))
+            domains=list(self.cond.domains),
+            data=fingerprint(root/'manifest.jsonl', root/'instances', *listed(a['more'] or '')))
         self.st = read_state(self.folder, self.args, a['resume'], a['overwrite'])
         self.settings = self.pick_settings()
         may_write(self.folder, True)
         self.prepare()
         self.ranks.wait()
 
-_recipe = ('batch_size', 'accumulate', 'lr', 'warmup', 'ema', 'prediction_type', 'schedule', 'min_snr', 'channels', 'ablate',
+_recipe = ('batch_size', 'accumulate', 'lr', 'warmup', 'ema', 'prediction_type', 'schedule', 'min_snr',
+    'channels', 'ablate',
     'null', 'symmetries')
 
 @patch
@@ -660,10 +666,12 @@ def prepare(self:Training):
     if a['checkpointing']: self.net.unet.enable_gradient_checkpointing()
     self.net.scheduler = self.sched
     weights = balance_weights(self.tr, self.store.classes, a['balance']) if a['balance'] else None
-    dls = pair_dls(self.tr, self.va, self.net.size, how['batch_size'], 100*how['accumulate'], self.store.classes, a['seed'],
+    dls = pair_dls(self.tr, self.va, self.net.size, how['batch_size'], 100*how['accumulate'],
+        self.store.classes, a['seed'],
         how['symmetries'], a['workers'], self.device, weights=weights, kinds=self.cond.kinds, domains=self.cond.domains,
         rank=self.ranks.rank, world=self.ranks.world)
-    self.learn = diffusion_learner(dls, self.net, self.sched, a['seed'], how['ema'], how['min_snr'], steps=self.length[0],
+    self.learn = diffusion_learner(dls, self.net, self.sched, a['seed'], how['ema'], how['min_snr'],
+        steps=self.length[0],
         minutes=self.length[1], **{k: how[k] for k in ('accumulate', 'lr', 'warmup', 'clip', 'betas')})
     flags = sorted({*self.store.licences, *self.net.info.pop('licences', [])})
     self.facts = dict(gsd=stored_gsd(self.tr, self.net.size), data=self.args['data'], licences=flags,

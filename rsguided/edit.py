@@ -64,12 +64,15 @@ def without_buildings(
 ) -> tuple: # mask, buildings, bool (h,w): where they stood
     "The labels when some buildings are gone"
     which, n = listify(which), len(buildings)
-    if odd := [k for k in which if not 0 <= k < n]: raise InputError(f'building {odd[0]} is to go, there are {n}; 0 to {n-1} is wanted')
-    if to == building: raise InputError(f'class {to} in place of a building is the building class; another one is wanted')
+    if odd := [k for k in which if not 0 <= k < n]:
+        raise InputError(f'building {odd[0]} is to go, there are {n}; 0 to {n-1} is wanted')
+    if to == building:
+        raise InputError(f'class {to} in place of a building is the building class; another one is wanted')
     inst, kept = draw_instances(buildings, *mask.shape), [b for k,b in enumerate(buildings) if k not in which]
     after, gone = mask.copy(), np.isin(inst, np.array(which)+1)
     for k in which:
-        if not (it := inst == k+1).any(): raise InputError(f'building {k} covers no pixel; one that can be seen is wanted')
+        if not (it := inst == k+1).any():
+            raise InputError(f'building {k} covers no pixel; one that can be seen is wanted')
         after[it] = around(mask, it, building) if to is None else to
     after[draw_instances(kept, *mask.shape) > 0] = building
     return after, kept, gone
@@ -128,5 +131,6 @@ def change_pair(
     smp, noise = takes_x0(make_sampler(sampler, scheduler, steps)), image_noise(x0.shape[1:], seed, name, 0)[None]
     x = edit(model, x0, cond, smp, noise, strength, torch.from_numpy(region[box])[None], **drawn_by(smp, seed, name))
     res = image.copy()
-    res[box] = np.where(region[box][...,None], from_unit(x[0], net.dtype, net.info.get('range')).transpose(1,2,0), image[box])
+    res[box] = np.where(region[box][...,None],
+        from_unit(x[0], net.dtype, net.info.get('range')).transpose(1,2,0), image[box])
     return Change(image, res, mask, after, buildings, kept, (after != mask) | (gone & (inst == 0)), region)

@@ -92,7 +92,8 @@ def deal_labels(
     held = {(r.split, r.name) for r in val}
     order = sorted((r for r in train if (r.split, r.name) not in held), key=lot)
     n = len(order) if labels is None else labels
-    res = dict(train=order[:n], val=val, test=test, pool=order[n:] + [r for r in recs if r.buildings is None and r.split not in ('val', 'test')])
+    res = dict(train=order[:n], val=val, test=test,
+        pool=order[n:] + [r for r in recs if r.buildings is None and r.split not in ('val', 'test')])
     if empty := [k for k in ('train', 'val', 'test') if not res[k]]:
         raise InputError(f'no labelled tile is left for {empty[0]}; labelled tiles of train, and of val or test, are wanted')
     if len(order) < n: raise InputError(f'{n} labelled tiles are asked for, {len(order)} are there')
@@ -113,7 +114,8 @@ class Trial:
         args = dict(args, inputs={k.name: sha256((k/'DONE.json').read_bytes()).hexdigest()[:16] for k in needs})
         before = is_done(d, args)
         self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root/'log.txt', 'a') as f, redirect_stdout(f): stage(self.root, name, args, {}, lambda fresh: make(d, fresh))
+        with open(self.root/'log.txt', 'a') as f, redirect_stdout(f):
+            stage(self.root, name, args, {}, lambda fresh: make(d, fresh))
         if not before: print(f'seed {self.seed}, {name}: {time.time()-t:.0f} s', flush=True)
         return d
 
@@ -163,8 +165,10 @@ def data(self:Trial):
         for s,r in ((s, r) for s in ('train', 'val') for r in recs[s]):
             if (f := src/r.split/'landcover'/f'{r.name}.png').exists(): link(f, d/'labelled'/s/'landcover'/f.name)
         if (f := src/'classes.json').exists(): link(f, d/'labelled'/f.name)
-        for r in recs['pool'][:a.unlabelled]: link(r.path, d/'pool'/'train'/'image'/(('' if r.split == 'train' else f'{r.split}_') + r.path.name))
-    return self.made('data', make, [src] if a.data == 'city' else [], labels=a.labels, unlabelled=a.unlabelled, hold_out=a.hold_out,
+        for r in recs['pool'][:a.unlabelled]:
+            link(r.path, d/'pool'/'train'/'image'/(('' if r.split == 'train' else f'{r.split}_') + r.path.name))
+    return self.made('data', make, [src] if a.data == 'city' else [], labels=a.labels,
+        unlabelled=a.unlabelled, hold_out=a.hold_out,
         categories=a.categories, source=None if a.data == 'city' else fingerprint(src))
 
 @patch
@@ -179,7 +183,8 @@ def extra(self:Trial): # and the images of another data set
         write_train(d/'all', recs + [r._replace(name=f'extra_{r.name}') for r in more], hide)
     return self.made('extra', make, [src], more=fingerprint(a.extra), categories=a.categories)/'all'
 
-def labelled_in(folder, categories=None): return [r for r in read_data(folder, categories) if r.split == 'train' and r.buildings is not None]
+def labelled_in(folder, categories=None):
+    return [r for r in read_data(folder, categories) if r.split == 'train' and r.buildings is not None]
 
 # %% ../nbs/06c_experiment.ipynb #f62e651c
 @patch
@@ -196,7 +201,8 @@ def pasted(self:Trial):
             im, blds = copy_paste(ims[k%len(recs)], r.buildings, (ims[o], recs[o].buildings), rng)
             new.append(r._replace(name=name, path=save_image(d/'made'/f'{k}.png', im), buildings=blds))
             if r.name in hide: hide[name] = hide[r.name] & (draw_instances(blds[len(r.buildings):], r.h, r.w) == 0)
-        write_train(d/'all', recs + new, hide, manifest=[dict(file=f'train/image/{r.name}.png', split='train', kind='synthetic') for r in new])
+        write_train(d/'all', recs + new, hide,
+            manifest=[dict(file=f'train/image/{r.name}.png', split='train', kind='synthetic') for r in new])
     return self.made('pasted', make, [src], ratio=self.a.ratio)/'all'
 
 # %% ../nbs/06c_experiment.ipynb #14ccbf9d
@@ -219,7 +225,8 @@ def model(self:Trial, semi=False):
     from rsguided.ddim_train import train
     a, src = self.a, self.pairs(semi)
     how = dict(preset=a.preset, size=a.size, steps=a.model_steps, minutes=a.minutes, balance=a.balance)
-    return self.made('semi-model' if semi else 'model', lambda d, fresh: train(src, d, resume=not fresh, overwrite=fresh, **how, **self.kw),
+    return self.made('semi-model' if semi else 'model',
+        lambda d, fresh: train(src, d, resume=not fresh, overwrite=fresh, **how, **self.kw),
         [src], **how)
 
 @patch
@@ -227,7 +234,8 @@ def layouts(self:Trial, semi=False):
     a, src = self.a, self.pairs(semi and self.a.pseudo_masks)
     want = a.ratio*a.spare*len(records(self.labelled()))
     how = dict(per_mask=-int(-want//len(PairStore(src)['train'])), paste=a.paste, mix=a.mix)
-    return self.made('semi-layouts' if semi else 'layouts', lambda d, _: layouts(src, d, seed=self.seed, overwrite=True, **how), [src], **how)
+    return self.made('semi-layouts' if semi else 'layouts',
+        lambda d, _: layouts(src, d, seed=self.seed, overwrite=True, **how), [src], **how)
 
 @patch
 def synthetic(self:Trial, semi=False):
@@ -235,15 +243,18 @@ def synthetic(self:Trial, semi=False):
     from rsguided.sample import sample
     a, net, lay = self.a, self.model(semi), self.layouts(semi)
     how = dict(per_mask=a.best_of, sampler=a.sampler, steps=a.sample_steps)
-    return self.made('semi-synthetic' if semi else 'synthetic', lambda d, fresh: sample(net, lay, d, 'train', overwrite=fresh, **how, **self.kw),
+    return self.made('semi-synthetic' if semi else 'synthetic',
+        lambda d, fresh: sample(net, lay, d, 'train', overwrite=fresh, **how, **self.kw),
         [net, lay], **how)
 
 @patch
 def filtered(self:Trial, semi=False):
     from rsguided.quality import filter
     a, syn, src = self.a, self.synthetic(semi), self.pairs(semi)
-    how = dict(best_of=a.best_of if a.best_of > 1 else None, min_fidelity=a.min_fidelity, ignore_disagreement=a.ignore_disagreement, copies=a.copies)
-    return self.made('semi-filtered' if semi else 'filtered', lambda d, _: filter(syn, src, d, overwrite=True, **how, **self.kw), [syn, src], **how)
+    how = dict(best_of=a.best_of if a.best_of > 1 else None, min_fidelity=a.min_fidelity,
+        ignore_disagreement=a.ignore_disagreement, copies=a.copies)
+    return self.made('semi-filtered' if semi else 'filtered',
+        lambda d, _: filter(syn, src, d, overwrite=True, **how, **self.kw), [syn, src], **how)
 
 # %% ../nbs/06c_experiment.ipynb #3fec712c
 @patch
@@ -253,7 +264,8 @@ def pseudo(self:Trial):
     from rsguided.segmenters import load_detector
     src, teacher = self.data(), self.arm('real+flips')
     def make(d, _):
-        point, det = read_json(teacher/'result.json')['point'], load_detector(teacher/'model', self.a.device, self.a.precision)
+        point, det = read_json(teacher/'result.json')['point'], load_detector(teacher/'model', self.a.device,
+            self.a.precision)
         recs, new, least = records(src/'labelled'), [], point['min_score']
         hide = nothing_known(recs, src/'labelled')
         for r in records(src/'pool'):
@@ -277,12 +289,15 @@ def pseudo_landcover(self:Trial):
         store = PairStore(self.pairs())
         pairs = [load_pair(p, None, store.classes)[:2] for p in store['train']]
         pool = [r for r in records(d) if not (base/'train'/'image'/r.path.name).exists()]
-        seg = train_for(pool, pairs, d/'segmenter', classes=store.classes, steps=a.landcover_steps, seed=self.seed, device=a.device)
+        seg = train_for(pool, pairs, d/'segmenter', classes=store.classes, steps=a.landcover_steps,
+            seed=self.seed, device=a.device)
         for rs in chunks(pool):
             for r,p in zip(rs, predict(seg, [load_image(r.path) for r in rs], device=a.device)):
                 m, sure = p.argmax(0), draw_instances(r.buildings, r.h, r.w) > 0
-                save_mask(d/'train'/'landcover'/f'{r.name}.png', np.where((m == store.classes.building) & ~sure, IGNORE, m), store.classes)
-        for f in [*(base/'train'/'landcover').iterdir(), *(base/'val').glob('landcover/*'), *base.glob('classes.json')]: link(f, d/f.relative_to(base))
+                save_mask(d/'train'/'landcover'/f'{r.name}.png',
+                    np.where((m == store.classes.building) & ~sure, IGNORE, m), store.classes)
+        for f in [*(base/'train'/'landcover').iterdir(), *(base/'val').glob('landcover/*'),
+            *base.glob('classes.json')]: link(f, d/f.relative_to(base))
     return self.made('pseudo-landcover', make, [src.parent, self.pairs()], steps=a.landcover_steps)
 
 # %% ../nbs/06c_experiment.ipynb #54e1db16
@@ -293,7 +308,8 @@ def at_size(
 ) -> Record:
     "A labelled image at another resolution"
     path = save_image(folder/f'{r.name}.png', resize_pixels(load_image(r.path), h, w))
-    return r._replace(path=path, h=h, w=w, buildings=[[ring*(w/r.w, h/r.h) for ring in b] for b in r.buildings], gsd=r.gsd and r.gsd*r.w/w)
+    return r._replace(path=path, h=h, w=w,
+        buildings=[[ring*(w/r.w, h/r.h) for ring in b] for b in r.buildings], gsd=r.gsd and r.gsd*r.w/w)
 
 @patch
 def training_set(self:Trial, name):
@@ -308,7 +324,8 @@ def training_set(self:Trial, name):
     there = read_synthetic(src) if read_json(src/'instances.json')['images'] else []
     want = round(a.ratio*len(records(self.labelled())))
     syn,_ = choose_synthetic(there, limit=min(len(there), want), seed=self.seed)
-    if not recs + syn: raise InputError(f'seed {self.seed}, arm {name}: the filter has left no image; a lower --min-fidelity or more --model-steps are wanted')
+    if not recs + syn:
+        raise InputError(f'seed {self.seed}, arm {name}: the filter has left no image; a lower --min-fidelity or more --model-steps are wanted')
     def make(d, _):
         shutil.rmtree(d, ignore_errors=True)
         size = {p.name: (p.h, p.w) for p in PairStore(lay)['train']}
@@ -320,7 +337,8 @@ def training_set(self:Trial, name):
             u = load_codes(src/'mask'/f'{old.name}.png')[0] == IGNORE
             if u.any(): hide[r.name] = np.asarray(Image.fromarray(u).resize((r.w, r.h), Image.NEAREST))
         write_train(d, recs + new, hide, manifest=(read_jsonl(base/'manifest.jsonl') if base else []) + rows)
-    return self.made(f'{name}-data', make, [src, lay, base.parent if base else self.data()], ratio=a.ratio), len(syn), want
+    return self.made(f'{name}-data', make, [src, lay, base.parent if base else self.data()],
+        ratio=a.ratio), len(syn), want
 
 # %% ../nbs/06c_experiment.ipynb #7c16be13
 @patch
@@ -331,7 +349,8 @@ def arm(self:Trial, name):
     a, held, (src, n, want) = self.a, self.data()/'held', self.training_set(name)
     side = max(max(r.h, r.w) for r in records(self.labelled()))
     how = dict(arch=a.arch, steps=a.steps, batch_size=a.batch_size, size=min(side, 512) if a.arch == 'unet' else side,
-        symmetries=8 if ARMS[name].flips else 1, synthetic_weight=a.synthetic_weight, synthetic_until=a.synthetic_until if ARMS[name].base else 1.)
+        symmetries=8 if ARMS[name].flips else 1, synthetic_weight=a.synthetic_weight,
+        synthetic_until=a.synthetic_until if ARMS[name].base else 1.)
     def make(d, fresh):
         if fresh and d.exists(): shutil.rmtree(d)
         if not (d/'model').exists(): train_instances(src, d/'model', **how, **self.kw)
@@ -339,7 +358,8 @@ def arm(self:Trial, name):
         for s,t in truth.items():
             detect(d/'model', held, d/f'{s}.json', s, device=a.device, precision=a.precision)
             said[s] = read_results(d/f'{s}.json', t)
-        point = choose_operating_point(said['val'], truth['val'].buildings) if any(said['val'].values()) else dict(min_score=1., nms_iou=1, f1=0.)
+        point = choose_operating_point(said['val'],
+            truth['val'].buildings) if any(said['val'].values()) else dict(min_score=1., nms_iou=1, f1=0.)
         best, t = at_point(said['test'], point), truth['test']
         tiles = [f1_images({k: best.get(k, [])}, {k: b}) for k,b in t.buildings.items()]
         save_json(d/'result.json', dict(arm=name, seed=self.seed, images=len(records(src)), synthetic=n, wanted=want, point=point,
@@ -376,7 +396,8 @@ def tile_bootstrap(
     return tuple(np.quantile(d, (.025, .975)).tolist())
 
 # %% ../nbs/06c_experiment.ipynb #41d09390
-PUBLISHED = {'real': (.649, .665), 'real + Redmond': (.660, .671), 'real + diffusion': (.672, .681), 'real + Las Vegas': (.686, .703)}
+PUBLISHED = {'real': (.649, .665), 'real + Redmond': (.660, .671), 'real + diffusion': (.672, .681),
+    'real + Las Vegas': (.686, .703)}
 
 def outcome(
     rows,  # results, see `Trial.result`
@@ -386,7 +407,8 @@ def outcome(
     res = []
     for n in dict.fromkeys(r['arm'] for r in rows):
         own = [r for r in rows if r['arm'] == n]
-        row = dict(arm=n, seeds=len(own), images=int(np.median([r['images'] for r in own])), f1=interval([r['f1'] for r in own]))
+        row = dict(arm=n, seeds=len(own), images=int(np.median([r['images'] for r in own])),
+            f1=interval([r['f1'] for r in own]))
         for b in bases:
             if b != n and (d := paired(rows, n, b)): row[f'minus {b}'] = interval(d)
         res.append(row)
@@ -397,7 +419,8 @@ def outcome_table(res, bases) -> str:
     pm = lambda o: '' if o is None else f'{100*o[0]:.1f}' + ('' if np.isnan(o[1]) else f' ± {100*o[1]:.1f}')
     head = ['arm', 'seeds', 'images', 'F1', *(f'minus {b}' for b in bases)]
     lines = [[r['arm'], str(r['seeds']), str(r['images']), pm(r['f1']), *(pm(r.get(f'minus {b}')) for b in bases)] for r in res]
-    theirs = [[f'*published: {k}*', '1', '', f'*{100*a:.1f} / {100*b:.1f}*', *['']*len(bases)] for k,(a,b) in PUBLISHED.items()]
+    theirs = [[f'*published: {k}*', '1', '', f'*{100*a:.1f} / {100*b:.1f}*', *['']*len(bases)] for k,
+        (a,b) in PUBLISHED.items()]
     return '\n'.join('| ' + ' | '.join(o) + ' |' for o in [head, ['---']*len(head), *lines, *theirs])
 
 def show_outcome(rows, bases, ax=None):
@@ -478,12 +501,16 @@ def experiment(
 def check_experiment(a):
     "Names of arms, and of those to compare with; what is wrong is found before hours have gone by"
     names, bases = (list(dict.fromkeys(listed(o))) for o in (a.arms, a.against))
-    if odd := [n for n in names + bases if n not in ARMS]: raise InputError(f'arm {odd[0]!r} is unknown; {", ".join(ARMS)} are there')
-    if not names or a.seeds < 1 or a.steps < 1: raise InputError(f'{len(names)} arms, {a.seeds} seeds, {a.steps} steps are asked for; at least one of each is wanted')
-    if a.ratio <= 0 or a.spare < 1 or a.best_of < 1: raise InputError(f'ratio {a.ratio}, spare {a.spare}, best_of {a.best_of} are asked for; over 0, and from 1 up, are wanted')
+    if odd := [n for n in names + bases if n not in ARMS]:
+        raise InputError(f'arm {odd[0]!r} is unknown; {", ".join(ARMS)} are there')
+    if not names or a.seeds < 1 or a.steps < 1:
+        raise InputError(f'{len(names)} arms, {a.seeds} seeds, {a.steps} steps are asked for; at least one of each is wanted')
+    if a.ratio <= 0 or a.spare < 1 or a.best_of < 1:
+        raise InputError(f'ratio {a.ratio}, spare {a.spare}, best_of {a.best_of} are asked for; over 0, and from 1 up, are wanted')
     if a.model_steps and a.minutes: raise InputError('model-steps and minutes are both given; one of them is wanted')
     if a.synthetic_until is None: a.synthetic_until = .6 if a.arch == 'unet' else 1.
-    if (a.synthetic_weight, a.synthetic_until) != (1, 1) and a.arch != 'unet': raise InputError(f'synthetic-weight and synthetic-until are for the unet; with --arch {a.arch} both must be 1')
+    if (a.synthetic_weight, a.synthetic_until) != (1, 1) and a.arch != 'unet':
+        raise InputError(f'synthetic-weight and synthetic-until are for the unet; with --arch {a.arch} both must be 1')
     if a.data == 'city':
         if a.labels is None: raise InputError('a city is as large as one likes; --labels is wanted')
         a.unlabelled, pool = a.unlabelled or 0, a.unlabelled
@@ -504,13 +531,16 @@ def write_outcome(out, rows, bases, fixed=False): # fixed: all seeds have the sa
     res = outcome(rows, bases)
     text = outcome_table(res, bases) + '\n'
     if fixed or len({r['seed'] for r in rows}) == 1:
-        sums = {n: sum(np.asarray(r['tiles']) for r in rows if r['arm'] == n) for n in dict.fromkeys(r['arm'] for r in rows)}
+        sums = {n: sum(np.asarray(r['tiles']) for r in rows if r['arm'] == n)
+            for n in dict.fromkeys(r['arm'] for r in rows)}
         for n,b in ((n, b) for n in sums for b in bases if b in sums and b != n and sum(r['arm'] == n for r in rows) == sum(r['arm'] == b for r in rows)):
             lo,hi = tile_bootstrap(sums[n], sums[b])
             text += f'\n{n} minus {b}: {100*lo:.1f} to {100*hi:.1f} points over draws of test tiles (95 %), with the trainings that were made'
-        if fixed: text += '\nThe intervals of the table are over trainings and draws of labels; the test tiles are the same.'
+        if fixed:
+            text += '\nThe intervals of the table are over trainings and draws of labels; the test tiles are the same.'
     for r in rows:
-        if r['synthetic'] < r['wanted']: text += f'\n{r["arm"]}, seed {r["seed"]}: of {r["wanted"]} synthetic images wanted {r["synthetic"]} were left; a larger --spare gives more'
+        if r['synthetic'] < r['wanted']:
+            text += f'\n{r["arm"]}, seed {r["seed"]}: of {r["wanted"]} synthetic images wanted {r["synthetic"]} were left; a larger --spare gives more'
     write_atomic(out/'table.md', text)
     save_json(out/'results.json', dict(rows=rows, outcome=res), indent=1)
     ax = show_outcome(rows, bases)

@@ -389,5 +389,6 @@ def write(self:SampleExplorer) -> tuple: # name, number of buildings
     old = [r for r in read_coco(f) if r.name in names] if f.exists() else []
     save_json(f, coco_dict([*old, rec], self.classes, digits=3))
     row = job.row(rec.name, p, k, s.masks, s.inst, row)
-    write_jsonl(out/'manifest.jsonl', [*rows, row | dict(painted=s is not self.sketches[0], buildings=len(rec.buildings))])
+    write_jsonl(out/'manifest.jsonl',
+        [*rows, row | dict(painted=s is not self.sketches[0], buildings=len(rec.buildings))])
     return rec.name, len(rec.buildings)

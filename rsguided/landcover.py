@@ -117,8 +117,10 @@ class Segmenter(nn.Module):
         self.licences = list(licences)
         self.net = net or build_segmenter(classes.n, arch, encoder, depth, fold).to(memory_format=torch.channels_last)
         imagenet = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-        for k,v,default in zip(('mean', 'std'), (mean, std), imagenet if 'hrnet' in arch and not net else (127.5, 127.5)):
-            self.register_buffer(f'_{k}', torch.tensor(ifnone(v, default), dtype=torch.float32).view(-1,1,1), persistent=False)
+        for k,v,default in zip(('mean', 'std'), (mean, std),
+                imagenet if 'hrnet' in arch and not net else (127.5, 127.5)):
+            self.register_buffer(f'_{k}', torch.tensor(ifnone(v, default), dtype=torch.float32).view(-1,1,1),
+                persistent=False)
         self.precision = precision
     @property
     def device(self): return self._mean.device
@@ -154,7 +156,9 @@ def read_weights(
     path, # .pth or .safetensors
 ) -> dict: # name → tensor
     "The state dict in a file, without the prefix `module.`; nothing but tensors is unpickled"
-    try: sd = load_file(path) if Path(path).suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        sd = load_file(path) if Path(path).suffix == '.safetensors' else torch.load(path, map_location='cpu',
+            weights_only=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as e:
         raise InputError(f'{path} holds no weights that can be read: {str(e).splitlines()[0]}') from None
     for k in ('state_dict', 'model'):
@@ -170,7 +174,8 @@ def load_hrnet(
     "LoveDA's HRNet from its published weights; they were made from data that excludes commercial use, and are flagged so"
     sd = read_weights(path)
     first, last = (sd.get(k) for k in ('backbone.hrnet.transition1.0.0.weight', 'head.0.weight'))
-    if first is None or last is None or f'hrnet_w{len(first)}' not in ('hrnet_w32', 'hrnet_w40') or len(last) != LOVEDA.n:
+    if first is None or last is None or f'hrnet_w{len(first)}' not in ('hrnet_w32',
+            'hrnet_w40') or len(last) != LOVEDA.n:
         raise InputError(f'{path} does not hold the weights of an HRNet-W32 or W40 of LoveDA')
     seg = Segmenter(LOVEDA, f'hrnet_w{len(first)}', size=512, gsd=.3, licences=['CC-BY-NC-SA-4.0'])
     return _fill(seg, sd, path)
@@ -373,7 +378,8 @@ def show_confusion(
     share, v = conf/conf.sum(1, keepdims=True).clip(1), iou(union_counts(conf))
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
     for i,j in np.ndindex(*share.shape):
-        if share[i,j] >= .005: ax.text(j, i, f'{share[i,j]:.2f}', ha='center', va='center', fontsize=8, c='w' if share[i,j] > .5 else 'k')
+        if share[i,j] >= .005:
+            ax.text(j, i, f'{share[i,j]:.2f}', ha='center', va='center', fontsize=8, c='w' if share[i,j] > .5 else 'k')
     ax.set_xticks(range(classes.n), classes.names, rotation=45, ha='right', fontsize=8)
     ax.set_yticks(range(classes.n), [f'{n}  {u:.2f}' for n,u in zip(classes.names, v)], fontsize=8)
     ax.set_xlabel('predicted', fontsize=9)
@@ -407,7 +413,8 @@ def _read_pair(f, g, classes):
 def _resized(im, m, has, gsd):
     if not has or not gsd or abs(has/gsd-1) < .01: return im, m
     size = [max(1, round(n*has/gsd)) for n in m.shape[::-1]]
-    return tuple(np.asarray(Image.fromarray(a).resize(size, how)) for a,how in ((im, Image.BICUBIC), (m, Image.NEAREST)))
+    return tuple(np.asarray(Image.fromarray(a).resize(size, how)) for a,
+        how in ((im, Image.BICUBIC), (m, Image.NEAREST)))
 
 def wh(a): return f'{a.shape[1]}x{a.shape[0]}'
 
@@ -477,7 +484,8 @@ def segmentation_loss(
     kw = dict(mode='multiclass', ignore_index=IGNORE)
     import segmentation_models_pytorch as smp
     losses = dict(ce=lambda: nn.CrossEntropyLoss(weight, ignore_index=IGNORE), dice=lambda: smp.losses.DiceLoss(**kw),
-        focal=lambda: smp.losses.FocalLoss(**kw), lovasz=lambda: smp.losses.LovaszLoss('multiclass', ignore_index=IGNORE))
+        focal=lambda: smp.losses.FocalLoss(**kw),
+        lovasz=lambda: smp.losses.LovaszLoss('multiclass', ignore_index=IGNORE))
     if bad := set(name.split('+')) - set(losses):
         raise InputError(f'loss {min(bad)!r} is unknown; {", ".join(losses)} are there, joined by +')
     fs = [losses[k]() for k in name.split('+')]
@@ -493,7 +501,8 @@ class BudgetCB(Callback):
     def share(self): return self.seconds/60/self.minutes if self.minutes else self.done/self.steps
     def before_fit(self):
         if self.share >= 1: raise CancelFitException()
-        self.bar = tqdm(total=1., desc='training', disable=None if self.progress else True, bar_format='{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining}')
+        self.bar = tqdm(total=1., desc='training', disable=None if self.progress else True,
+            bar_format='{desc} {percentage:3.0f}% {bar} {elapsed}<{remaining}')
         self.t = time.monotonic()
     def before_batch(self):
         p = self.share
@@ -554,7 +563,8 @@ class ResumeCB(Callback):
         for cb in st['kept']: vars(getattr(self.learn, cb)).update(st['kept'][cb])
         self.dls.train.pos = self.budget_cb.done*self.dls.train.bs
     def save(self):
-        kept = {cb: {k: getattr(getattr(self.learn, cb), k) for k in ks} for cb,ks in self.kept.items() if hasattr(self.learn, cb)}
+        kept = {cb: {k: getattr(getattr(self.learn, cb), k) for k in ks} for cb,
+            ks in self.kept.items() if hasattr(self.learn, cb)}
         st = dict(model=self.model.state_dict(), opt=self.opt.opt.state_dict(), args=self.args, kept=kept)
         write_atomic(self.file, lambda p: torch.save(st, p))
         self.last = time.monotonic()
@@ -606,9 +616,11 @@ def train_segmenter(
     dl = StreamDL(Crops(pairs, size, seed, zs, jitter), n=bs*max(1, min(steps, 1000)), **kw)
     weight = class_weights([m for _,m in pairs], classes.n, balance).to(device)
     cbs = [BudgetCB(steps, minutes, lr, progress=progress), *([BestCB(val, every, patience)] if val else []), *cbs]
-    args = dict(arch=arch, encoder=encoder, fold=fold, size=size, zoom=zoom, bs=bs, lr=lr, seed=seed, loss=loss, pairs=len(pairs))
+    args = dict(arch=arch, encoder=encoder, fold=fold, size=size, zoom=zoom, bs=bs, lr=lr, seed=seed,
+        loss=loss, pairs=len(pairs))
     learn = Learner(DataLoaders(dl, DataLoader([], **kw), device=device), seg, segmentation_loss(loss, weight), lr=lr,
-        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True), cbs=cbs + ([ResumeCB(state, args)] if state else []))
+        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
+        cbs=cbs + ([ResumeCB(state, args)] if state else []))
     with learn.no_bar(), learn.no_logging(): learn.fit(10**6, wd=.01)
     seg.losses, seg.rows = learn.budget_cb.track, learn.best_cb.rows if val else []
     seg.conf = np.array(learn.best_cb.conf) if val else None

@@ -19,7 +19,8 @@ from scipy import ndimage
 from shapely import affinity
 from tqdm.auto import tqdm
 from .core import IGNORE, InputError, LOVEDA, apart, listed, new_folder, save_mask
-from .data import (PairStore, Record, dihedral, draw_instances, finish_store, generator, load_labels, manifest_row,
+from .data import (PairStore, Record, dihedral, draw_instances, finish_store, generator, load_labels,
+    manifest_row,
     polygon, rings, train_val, with_buildings)
 from .city import GSD, city_tile
 from .sources import outlines
@@ -256,7 +257,8 @@ def vary(
     for c in remove: l, did['removed'] = remove_class(l, c), [*remove]
     if n := int(rng.integers(paste+1)):
         used.append(pick())
-        was, l = len(l.buildings), paste_buildings(l, whole_buildings([used[-1].read(), t.read()]), n, rng, avoid=avoid, **kw)
+        was, l = len(l.buildings), paste_buildings(l, whole_buildings([used[-1].read(), t.read()]), n, rng,
+            avoid=avoid, **kw)
         did['pasted'] = len(l.buildings) - was
     k = int(rng.integers(symmetries))
     return turn_layout(l, k), did | dict(turn=k), used
@@ -268,7 +270,8 @@ def class_ids(
 ) -> list:
     "Ids of classes; `InputError` for one that is not there"
     ids = {str(k): i for i,n in enumerate(classes.names) for k in (n, i)}
-    if bad := [s for s in listed(text) if s not in ids]: raise InputError(f'class {bad[0]!r} is unknown; there are {classes}')
+    if bad := [s for s in listed(text) if s not in ids]:
+        raise InputError(f'class {bad[0]!r} is unknown; there are {classes}')
     return [ids[s] for s in listed(text)]
 
 def class_pairs(
@@ -279,7 +282,8 @@ def class_pairs(
     if bad := [s for s in listed(text) if s.count(':') != 1]:
         raise InputError(f'swap has {bad[0]!r}; classes as in forest:agriculture,road:barren are wanted')
     ab = [[c[0] if (c := class_ids(k, classes)) else None for k in s.split(':')] for s in listed(text)]
-    if bad := [p for p in ab if None in p]: raise InputError(f'swap {text!r} leaves out a class; two around each colon are wanted')
+    if bad := [p for p in ab if None in p]:
+        raise InputError(f'swap {text!r} leaves out a class; two around each colon are wanted')
     if bad := [a for a,b in ab if b == classes.building != a]:
         raise InputError(f'{classes.names[bad[0]]} cannot become {classes.names[classes.building]}, whose outlines nobody knows; '
             'another class is wanted')
@@ -295,7 +299,8 @@ def write_layout(
 ) -> dict:   # the manifest row
     "Write the mask of a layout; its row names the image that would belong to it"
     save_mask(root/'mask'/'all'/rec.split/f'{rec.name}.png', l.mask, classes)
-    return manifest_row(rec, l.mask, l.buildings, classes, file=f'data/{rec.split}/{rec.name}.png', unpainted=True, **extra)
+    return manifest_row(rec, l.mask, l.buildings, classes, file=f'data/{rec.split}/{rec.name}.png',
+        unpainted=True, **extra)
 
 def tile_layouts(root, store, split, per_mask, seed, **kw):
     "Write the variations of the tiles of a store; yields manifest row and buildings"
@@ -316,7 +321,8 @@ def city_layouts(root, store, split, n, seed):
     for i in tqdm(range(n), desc='oracle', disable=None):
         l = city_layout(seed, i, size)
         r = Record('oracle', f'city-new-{i}', Path(f'city-new-{i}'), size, size, l.buildings, GSD)
-        yield write_layout(root, r, l, store.classes, made=dict(city=seed), tiles=[], oracle=True, licences=[]), l.buildings
+        yield write_layout(root, r, l, store.classes, made=dict(city=seed), tiles=[], oracle=True,
+            licences=[]), l.buildings
 
 def layouts(
     pairs:str,          # pair store
@@ -339,7 +345,8 @@ def layouts(
     if not (0 <= mix <= 1 and per_mask >= 0 and paste >= 0 and city >= 0 and per_mask + city and symmetries in (1,2,4,8)):
         raise InputError(f'mix is {mix}, paste {paste}, per_mask {per_mask}, city {city}, symmetries {symmetries}; a chance, '
             'numbers not negative, a layout at least, and 1, 2, 4 or 8 symmetries are wanted')
-    if city and c != LOVEDA: raise InputError(f'{pairs} has {c}; the city has those of LoveDA, and can be mixed with no others')
+    if city and c != LOVEDA:
+        raise InputError(f'{pairs} has {c}; the city has those of LoveDA, and can be mixed with no others')
     gone = class_ids(remove, c)
     if paste and c.building in gone: raise InputError('buildings are to be removed and pasted; one of both is wanted')
     avoid = class_ids(','.join({'road', 'water'} & {*c.names}) if avoid is None else avoid, c)

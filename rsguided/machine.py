@@ -28,7 +28,8 @@ def processor(
     if d.type == 'cuda': return torch.cuda.get_device_name(d)
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
-    name = next((l.split(':')[1].strip() for l in lines if l.startswith('model name')), platform.processor() or platform.machine())
+    name = next((l.split(':')[1].strip() for l in lines if l.startswith('model name')),
+        platform.processor() or platform.machine())
     return f'{name}, {torch.get_num_threads()} threads'
 
 def wait(device): # until the device has done what it was told
@@ -45,7 +46,8 @@ def matrix_peak(
     key = str(device), precision
     if key in _peaks: return _peaks[key]
     n = 8192 if torch.device(device).type == 'cuda' else 2048
-    a = torch.randn(n, n, device=device, dtype=dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision, torch.float32))
+    a = torch.randn(n, n, device=device,
+        dtype=dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision, torch.float32))
     took, end = [], time.time() + seconds
     a @ a
     while not took or time.time() < end:
@@ -72,7 +74,8 @@ class Settings:
         channels_last=False, # memory layout
         compile=False,       # torch.compile
     ): store_attr()
-    def __repr__(self): return ', '.join([self.precision] + [k for k in ('channels_last', 'compile') if getattr(self, k)])
+    def __repr__(self):
+        return ', '.join([self.precision] + [k for k in ('channels_last', 'compile') if getattr(self, k)])
     def to_dict(self): return dict(precision=self.precision, channels_last=self.channels_last, compile=self.compile)
     @classmethod
     def pick(cls, device='cpu', precision=None, file=None): # the defaults of a device, or what `tune` found
@@ -154,7 +157,8 @@ def tune(
             share = use_of_peak(model, per_second)
             rows.append(dict(**s.to_dict(), batch_size=bs, images_per_second=round(per_second, 2), share_of_peak=round(share, 3)))
             print(f'{str(s):28} batch {bs:3}  {per_second:8.1f} images/s  {share:.0%} of the {s.precision} peak', flush=True)
-    if not rows: raise InputError(f'memory does not suffice for batches of {batch_sizes} images; smaller ones are wanted')
+    if not rows:
+        raise InputError(f'memory does not suffice for batches of {batch_sizes} images; smaller ones are wanted')
     best = max(rows, key=lambda r: r['images_per_second'])
     settings = {k: best[k] for k in ('precision', 'channels_last', 'compile')}
     print(f'fastest: batch {best["batch_size"]}, {Settings(**settings)}; use it by --settings {out}')

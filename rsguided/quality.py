@@ -58,7 +58,8 @@ def choose_buildings(
 ) -> list:        # per building '' or why its label is dropped
     "Which labels to keep"
     small = areas(buildings) < min_pixels if len(buildings) else []
-    return ['too small' if s else 'not seen' if seen is not None and seen[i] < min_seen else '' for i,s in enumerate(small)]
+    return ['too small' if s else 'not seen' if seen is not None and seen[i] < min_seen else '' for i,
+        s in enumerate(small)]
 
 def hide_dropped(
     mask, # uint8 (h,w)
@@ -96,7 +97,8 @@ class ColourCheck:
         if n < 3: raise InputError(f'{n} real images to compare colours with; three at least are wanted')
         _,share,colour = map(np.stack, zip(*stats))
         total = (share[...,None]*colour).sum(0)
-        self.usual = np.where(share.sum(0)[:,None], total/np.maximum(share.sum(0), 1e-9)[:,None], total.sum(0)/max(share.sum(), 1e-9))
+        self.usual = np.where(share.sum(0)[:,None], total/np.maximum(share.sum(0), 1e-9)[:,None],
+            total.sum(0)/max(share.sum(), 1e-9))
         x = self.numbers(stats)
         self.mean = x.mean(0)
         w,v = np.linalg.eigh(np.cov(x.T) + np.eye(x.shape[1]))
@@ -143,7 +145,8 @@ def synthetic_images(
     recs, rows = {r.name: r for r,_ in both}, [row for _,row in both if row.get('kept', True)]
     if not rows: raise InputError(f'{d}/manifest.jsonl keeps no images; at least one is wanted')
     for r in rows:
-        if not isinstance(r.get('copy', 0), int): raise InputError(f'{d}/manifest.jsonl has copy {r["copy"]!r}; a number is wanted')
+        if not isinstance(r.get('copy', 0), int):
+            raise InputError(f'{d}/manifest.jsonl has copy {r["copy"]!r}; a number is wanted')
         if not (d/'mask'/f'{r["name"]}.png').exists():
             raise FileNotFoundError(f'{d}/mask/{r["name"]}.png does not exist; every image wants its mask')
     return [Shown(recs[r['name']], r | dict(mask=str(r.get('mask', r['name'])), copy=r.get('copy', 0))) for r in rows]
@@ -192,7 +195,8 @@ def judge(
         for i,(s,p) in enumerate(zip(part, predict(reader, ims, device=device, **kw))):
             j, bad = int(d[i].argmin()), not_shown(p, ms[i], confident)
             row = s.row | dict(fidelity=image_iou(p.argmax(0), ms[i], c), not_shown=round(float(bad.mean()), 4),
-                colour=round(float(far[i]/colour.limit), 3), foreign=bool(far[i] > colour.limit), nearest=names[at[i,j]],
+                colour=round(float(far[i]/colour.limit), 3), foreign=bool(far[i] > colour.limit),
+                nearest=names[at[i,j]],
                 distance=[round(float(v), 3) for v in d[i]], copy_of=names[at[i,j]] if d[i,j] < 1 else '')
             res.append((row, seen_share(p.argmax(0), insts[i], len(s.rec.buildings), c.building), np.packbits(bad)))
     return res
@@ -229,7 +233,8 @@ def filter_table(
 ) -> str:
     "The outcome as text"
     q = lambda v: ''.join(f'{"-" if x is None else format(x, ".2f"):>8}' for x in v)
-    rows = [f'{"building IoU":32}{"10 %":>8}{"median":>8}{"90 %":>8}', *(f'  {k:30}{q(v)}' for k,v in d['building_iou'].items()), '']
+    rows = [f'{"building IoU":32}{"10 %":>8}{"median":>8}{"90 %":>8}',
+        *(f'  {k:30}{q(v)}' for k,v in d['building_iou'].items()), '']
     rows += [f'{k:32}{v:8}' for k,v in d['images'].items()]
     rows += [f'labels {k:25}{v:8}' for k,v in d['labels'].items()]
     return '\n'.join(rows)
@@ -289,7 +294,8 @@ def filter(
             row = row | dict(kept=not w, reason=w)
             if not w:
                 drop = choose_buildings(s.rec.buildings, seen, min_building_pixels, drop_unseen_buildings)
-                bad = np.unpackbits(bits, count=s.rec.h*s.rec.w).reshape(s.rec.h, s.rec.w) > 0 if ignore_disagreement else None
+                bad = np.unpackbits(bits, count=s.rec.h*s.rec.w).reshape(s.rec.h,
+                    s.rec.w) > 0 if ignore_disagreement else None
                 recs.append(keep_image(synthetic, tmp, s, drop, bad, c))
                 n.update(drop)
                 row |= dict(buildings=len(recs[-1].buildings), dropped=len(drop)-len(recs[-1].buildings))
@@ -315,7 +321,8 @@ def filter_report(
     iou = {k: quantiles(v) for k,v in {'synthetic': [r['fidelity'] for r in rows], 'kept': [r['fidelity'] for r in kept],
         'real validation images': floor}.items()}
     return dict(images=dict(read=len(rows), kept=len(kept), **Counter(r['reason'] for r in rows if not r['kept'])),
-        labels=dict(kept=labels[''], **{k: v for k,v in labels.items() if k}), building_iou=iou, min_fidelity=round(min_fidelity, 4),
+        labels=dict(kept=labels[''], **{k: v for k,v in labels.items() if k}), building_iou=iou,
+        min_fidelity=round(min_fidelity, 4),
         suspected=sum(bool(r['copy_of']) for r in rows), foreign=sum(r['foreign'] for r in rows),
         ignored=round(float(np.mean([r['not_shown'] for r in kept])), 4) if kept else None,
         real=dict(twins=copy.twins, limits=dict(zip(('pixels', 'features'), (round(v, 4) for v in copy.limits)))))

@@ -27,9 +27,11 @@ from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from tifffile import imwrite
 from tqdm.auto import tqdm
-from .core import (IGNORE, LEFTOVER, InputError, apart, colour, listed, read_json, read_jsonl, save_json, save_mask,
+from .core import (IGNORE, LEFTOVER, InputError, apart, colour, listed, read_json, read_jsonl,
+    save_json, save_mask,
     write_atomic, write_jsonl)
-from rsguided.data import (Pair, PairStore, Record, load_labels, load_mask, mask_path, coco_dict, generator, pick_precision,
+from rsguided.data import (Pair, PairStore, Record, load_labels, load_mask, mask_path, coco_dict, generator,
+    pick_precision,
     save_image)
 from .cache import all_kinds, domain_of, from_unit, gsd_at
 from .sources import outlines
@@ -219,7 +221,8 @@ def provenance(
     d = Path(masks)
     root = next((r for r in (d, *d.parents[2:3]) if (r/'manifest.jsonl').exists()), None)
     rows = read_jsonl(root/'manifest.jsonl') if root else []
-    return {(r['split'], r['name']): {k: r[k] for k in ('tiles', 'oracle', 'made', 'licences') if k in r} for r in rows if 'made' in r}
+    return {(r['split'], r['name']): {k: r[k] for k in ('tiles', 'oracle', 'made', 'licences') if k in r}
+        for r in rows if 'made' in r}
 
 # %% ../nbs/04_sample.ipynb #eaf73c42
 def check_masks(
@@ -366,14 +369,16 @@ class Sampling:
         self.interval, self.bs = parse_interval(a.guidance_interval), a.batch_size
         self.ext, self.gone = image_format(self.net, a.jpeg, a.tiff), self.removed()
         make_sampler(a.sampler, self.sched, a.steps, a.eta, a.spacing, a.threshold)
-        if min(a.per_mask, a.batch_size, 1 if a.limit is None else a.limit, 1 if a.n is None else a.n) < 1 or a.grid < 0:
+        if min(a.per_mask, a.batch_size, 1 if a.limit is None else a.limit,
+                1 if a.n is None else a.n) < 1 or a.grid < 0:
             raise InputError('per_mask, batch_size, limit and n must be at least 1')
         check_guidance(a.guidance, self.net, a.model)
         self.items, self.made = self.choose(), provenance(a.masks)
         check_masks(self.items[:a.limit], self.net, a.resize)
         apart(self.out, a.model, *([] if a.masks == 'none' else [a.masks]))
         self.want = dict(split=self.items[0].split, seed=a.seed, **self.how,
-            guidance=a.guidance, interval=list(self.interval), removed=a.remove_class, blank=a.blank, precision=self.net.precision, size=self.net.size, format=self.ext,
+            guidance=a.guidance, interval=list(self.interval), removed=a.remove_class, blank=a.blank,
+            precision=self.net.precision, size=self.net.size, format=self.ext,
             jpeg=a.jpeg, model=model_id(a.model))
         self.jobs = {f'{p.name}_{k}': (p, k) for k in range(a.n or a.per_mask) for p in self.items[:a.limit]}
         self.own = [*self.jobs][self.i::self.n]
@@ -458,7 +463,8 @@ def join(self:Sampling, others) -> dict:
     if odd := [r for r in both.values() if r['mask'] not in names]:
         raise InputError(f'{out} holds {odd[0]["name"]} of a mask that {self.a.masks} has not; '
             'choose another folder or pass --overwrite')
-    shown = {p.name: label_digest(*mask_labels(p, self.net, self.gone)[:2]) for p in self.items if p.name in {r['mask'] for r in both.values()}}
+    shown = {p.name: label_digest(*mask_labels(p, self.net, self.gone)[:2])
+        for p in self.items if p.name in {r['mask'] for r in both.values()}}
     if odd := [r for r in both.values() if r.get('shows', shown[r['mask']]) != shown[r['mask']]]:
         raise InputError(f'{out} holds {odd[0]["name"]}, and {self.a.masks} has another mask of that name now; choose another folder or pass --overwrite')
     stems = [{f.stem for f in (out/d).glob('[!.]*')} for d in ('image', 'mask')]

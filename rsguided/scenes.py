@@ -189,12 +189,14 @@ def scene_buildings(
         raise InputError(f'{path} is no COCO file; one with lists of images and annotations is wanted')
     ims = [im for im in d['images'] if isinstance(im, dict) and 'id' in im]
     mine = [im for im in ims if Path(str(im.get('file_name')).replace('\\', '/')).stem == Path(name).stem] or ims
-    if len(mine) != 1: raise InputError(f'{path} lists {len(mine)} images that may be {name}; one of its name is wanted')
+    if len(mine) != 1:
+        raise InputError(f'{path} lists {len(mine)} images that may be {name}; one of its name is wanted')
     im, report = mine[0], Counter()
     if (im.get('height', h), im.get('width', w)) != (h, w):
         raise InputError(f'{path} says that the scene is {im.get("width")}x{im.get("height")} pixels, {name} has {w}x{h}; equal sizes are wanted')
     anns,_ = coco_annotations(d, {o['id'] for o in ims}, report, path)
-    return coco_buildings([a for a in anns if a['image_id'] == im['id']], {im['id']: (im, name, h, w)}, report, path)[im['id']]
+    return coco_buildings([a for a in anns if a['image_id'] == im['id']], {im['id']: (im, name, h, w)},
+        report, path)[im['id']]
 
 def scene_labels(mask, instances, name, building): # mask, COCO file or 'none', → mask, instance map
     if instances and instances != 'none':
@@ -226,7 +228,8 @@ def save_scene(
     photo = 'rgb' if rgb else 'minisblack'
     def tif(p):
         if not geo: return tifffile.imwrite(p, im.squeeze(2) if c == 1 else im, photometric=photo, compression='zlib')
-        kw = dict(driver='GTiff', height=h, width=w, count=c, dtype=im.dtype, compress='deflate', tiled=True, bigtiff='IF_SAFER')
+        kw = dict(driver='GTiff', height=h, width=w, count=c, dtype=im.dtype, compress='deflate', tiled=True,
+            bigtiff='IF_SAFER')
         with need_rasterio().open(p, 'w', **kw, photometric=photo, **geo) as d: d.write(im.transpose(2,0,1))
     if path.suffix.lower() in TIFF: return write_atomic(path, tif)
     if path.suffix.lower() == '.npy': return write_atomic(path, lambda p: np.save(p, im))
@@ -235,10 +238,12 @@ def save_scene(
 # %% ../nbs/04b_scenes.ipynb #c71180bb
 def check_out(out, net, overwrite): # `InputError` if a scene of this network cannot be written there
     kinds = ('.png', *TIFF, '.npy')
-    if out.suffix.lower() not in kinds: raise InputError(f'{out} is to be written; a name that ends in {", ".join(kinds)} is wanted')
+    if out.suffix.lower() not in kinds:
+        raise InputError(f'{out} is to be written; a name that ends in {", ".join(kinds)} is wanted')
     if out.suffix.lower() == '.png' and not (net.channels in (1, 3) and net.dtype == 'uint8'):
         raise InputError(f'{out} cannot hold {net.channels} channels of {net.dtype}; .tif or .npy is wanted')
-    if out.is_dir() or (out.exists() and not overwrite): raise InputError(f'{out} exists already; choose another name or pass --overwrite')
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise InputError(f'{out} exists already; choose another name or pass --overwrite')
     try: out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise InputError(f'{out} cannot be made: {e.strerror}; a place of yours is wanted') from None
 
@@ -273,7 +278,8 @@ def scene(
     windowed(net, net.size, overlap, batch_size)
     interval = parse_interval(guidance_interval)
     check_guidance(guidance, net, model)
-    if net.cond.kinds != ('all',): raise InputError(f'{model} wants masks of the kinds {", ".join(net.cond.kinds)}; a model of one kind is wanted')
+    if net.cond.kinds != ('all',):
+        raise InputError(f'{model} wants masks of the kinds {", ".join(net.cond.kinds)}; a model of one kind is wanted')
     geo, said, nodata = georeference(mask)
     m, inst = scene_labels(scene_mask(mask, net.cond.classes, nodata), instances, mask.name, net.cond.classes.building)
     check_out(out, net, overwrite)

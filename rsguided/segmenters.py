@@ -26,9 +26,11 @@ from skimage.segmentation import watershed
 from tqdm.auto import tqdm
 from safetensors.torch import save_file
 from fastcore.basics import patch, store_attr
-from .core import (IGNORE, IMAGE_EXTS, Classes, InputError, apart, fingerprint, listed, may_write, read_json, read_jsonl,
+from .core import (IGNORE, IMAGE_EXTS, Classes, InputError, apart, fingerprint, listed, may_write,
+    read_json, read_jsonl,
     resumed_folder, save_json, write_atomic)
-from .data import (Record, check_images, choose_categories, dihedral, draw_instances, generator, hidden, load_codes,
+from .data import (Record, check_images, choose_categories, dihedral, draw_instances, generator,
+    hidden, load_codes,
     load_image, pick_device, pixel_geometry, read_coco, read_data, rings, save_image, _natural)
 from .landcover import Segmenter, predict, read_weights
 from .machine import Settings
@@ -45,7 +47,8 @@ def read_labelled(
     "The images of a data set and their buildings, by split"
     root = Path(data)
     if (root/'images').is_dir():
-        return {s: _finished(root, s, fs, categories, labels) for s,fs in by_split(root/'images', exts=IMAGE_EXTS).items()}
+        return {s: _finished(root, s, fs, categories, labels) for s,
+            fs in by_split(root/'images', exts=IMAGE_EXTS).items()}
     if root.is_dir() and not [*root.glob('*/image')]:
         return {s: _records(s, fs.values()) for s,fs in by_split(root, exts=IMAGE_EXTS).items()}
     res = {}
@@ -78,10 +81,12 @@ def image_ids(
     js = next((f for f in files if f.exists()), None)
     if js is None:
         ns = [number_in(r.name) for r in recs]
-        if None not in ns and len({*ns}) == len(ns): return {r.name: n for r,n in zip(recs, ns)}, 1, 'the number in its name'
+        if None not in ns and len({*ns}) == len(ns):
+            return {r.name: n for r,n in zip(recs, ns)}, 1, 'the number in its name'
         return {r.name: i for i,r in enumerate(recs, 1)}, 1, 'its place in the order of names, from 1'
     d = read_json(js, 'COCO')
-    chosen, cats = choose_categories(d, categories, js)[0], [c.get('id') for c in d.get('categories') or [] if isinstance(c, dict)]
+    chosen, cats = choose_categories(d, categories, js)[0], [c.get('id')
+        for c in d.get('categories') or [] if isinstance(c, dict)]
     ids = {Path(im['file_name'].replace('\\', '/')).stem: im['id'] for im in d['images']}
     return ids, next((c for c in cats if not chosen or c in chosen), 1), f'its id in {js.name}'
 
@@ -348,7 +353,8 @@ class UNetDetector(Detector):
         self.seg.to(self.device, memory_format=torch.channels_last).eval()
         self.seg.precision = self.settings.precision.replace('fp16', 'fp32')     # whose small gradients vanish
         return self
-    def fit(self, samples, steps=None, batch_size=None, lr=None, symmetries=8, light=.05, seed=0, work=None, every=200, until=1.):
+    def fit(self, samples, steps=None, batch_size=None, lr=None, symmetries=8, light=.05, seed=0, work=None,
+            every=200, until=1.):
         "Train from scratch; the state is kept in the folder `work`"
         self.steps = steps or self.steps
         check_samples(samples, symmetries, steps=steps, batch_size=batch_size, lr=lr, size=self.size, zoom=self.zoom)
@@ -358,7 +364,8 @@ class UNetDetector(Detector):
         longest = max(max(s.image.shape[:2]) for s in samples)*self.zoom
         self.size = by*math.ceil((self.size or min(512, longest))/by)
         self.build(seed)
-        self.losses = fit_parts(self.seg, samples, self.steps, batch_size or self.batch_size, self.size, lr or 4e-3, symmetries,
+        self.losses = fit_parts(self.seg, samples, self.steps, batch_size or self.batch_size, self.size,
+            lr or 4e-3, symmetries,
             light, seed, work and Path(work)/'state.pt', every, until)
         return self
     def __call__(self, images):
@@ -371,7 +378,8 @@ class UNetDetector(Detector):
         fill_net(self.seg.net, folder)
         return self
 
-def save_net(net, folder): save_file({k: v.cpu().contiguous() for k,v in net.state_dict().items()}, folder/'model.safetensors')
+def save_net(net, folder):
+    save_file({k: v.cpu().contiguous() for k,v in net.state_dict().items()}, folder/'model.safetensors')
 
 def fill_net(net, folder):
     "Put the weights of a model folder into a network"
@@ -523,7 +531,8 @@ def import_yolo():
     try: from ultralytics import YOLO
     except ImportError:
         raise InputError("ultralytics is not installed; `pip install 'rsguided[yolo]'` brings it, under AGPL-3.0") from None
-    if not YoloDetector.told: print('ultralytics is under AGPL-3.0, which its makers hold for networks trained with it too')
+    if not YoloDetector.told:
+        print('ultralytics is under AGPL-3.0, which its makers hold for networks trained with it too')
     YoloDetector.told = True
     return YOLO
 
@@ -567,7 +576,8 @@ class YoloDetector(Detector):
         need_equal_weights(samples)
         bs = batch_size or self.batch_size
         self.size = 32*math.ceil((self.size or max(max(s.image.shape[:2]) for s in samples))/32)
-        kw = dict(epochs=math.ceil((steps or self.steps)/math.ceil(len(samples)/bs)), batch=bs, imgsz=self.size, seed=seed)
+        kw = dict(epochs=math.ceil((steps or self.steps)/math.ceil(len(samples)/bs)), batch=bs,
+            imgsz=self.size, seed=seed)
         if self.recipe: kw |= dict(mixup=.2, **({} if steps else dict(epochs=50)))
         else: kw |= dict(nbs=bs, hsv_v=light, hsv_s=light, fliplr=.5*(symmetries > 1), flipud=.5*(symmetries > 2))
         if lr: kw |= dict(lr0=lr, optimizer='AdamW')
@@ -588,7 +598,8 @@ def train(self:YoloDetector, samples, work, most=None, **kw):
                 n.append(trainer.loss.item())
         trainer.optimizer_step = counted
     net.add_callback('on_train_start', count)
-    kw |= dict(data=str(write_yolo(samples, work/'data')), project=str(work), name='yolo', exist_ok=True, pretrained=False,
+    kw |= dict(data=str(write_yolo(samples, work/'data')), project=str(work), name='yolo', exist_ok=True,
+        pretrained=False,
         plots=False, device=str(self.device), workers=0, val=False, patience=0, verbose=False, deterministic=True,
         amp=self.device.type == 'cuda' and self.settings.precision != 'fp32')
     net.train(**kw)
@@ -682,7 +693,8 @@ def train_instances(
     args = {k: v for k,v in locals().items() if k not in ('data', 'model', 'device', 'overwrite', 'save_every')}
     if recipe and arch == 'unet': arch = PUBLISHED['arch']
     if seed < 0: raise InputError(f'seed is {seed}; 0 or more is wanted')
-    if synthetic_until < 1 and arch != 'unet': raise InputError(f'synthetic-until is {synthetic_until}, which a unet alone knows; {arch} wants 1')
+    if synthetic_until < 1 and arch != 'unet':
+        raise InputError(f'synthetic-until is {synthetic_until}, which a unet alone knows; {arch} wants 1')
     det = new_detector(arch, device, precision, size=size, zoom=zoom, weights=weights, recipe=recipe, nms=nms)
     may_write(Path(model), overwrite)
     apart(model, data)
@@ -705,7 +717,8 @@ def training_data(data, split, categories=None, synthetic_weight=1.):
         raise InputError(f'{data} has no labels for {len(unlabelled)} of {len(recs)} images of {split}; polygons are wanted')
     samples = load_samples(recs, data, made, synthetic_weight)
     return samples, dict(data=fingerprint(data), split=split, images=len(samples),
-        synthetic=sum(r.name in made for r in recs), buildings=sum(len(s.buildings) for s in samples), licences=sorted(flags))
+        synthetic=sum(r.name in made for r in recs), buildings=sum(len(s.buildings) for s in samples),
+        licences=sorted(flags))
 
 def save_detector(
     det,    # `Detector` that has been trained

@@ -28,7 +28,8 @@ from shapely.geometry import box, shape
 from tqdm import tqdm
 from .core import (Classes, IGNORE, IMAGE_EXTS, InputError, LOVEDA, apart, listed, new_folder, read_json,
     save_json, save_mask, write_atomic)
-from .data import (Record, check_gsd, coco_dict, domain_in, finish_store, hidden, is_lossy, load_codes, manifest_row,
+from .data import (Record, check_gsd, coco_dict, domain_in, finish_store, hidden, is_lossy,
+    load_codes, manifest_row,
     pack, polygon, read_coco, read_pixels, rings, save_image, seen, trace, write_pair)
 
 # %% ../nbs/00b_sources.ipynb #b15596b9

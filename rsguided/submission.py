@@ -140,7 +140,8 @@ def _text(path):
 def _polygons(text): # a list of points, or of lists of points
     v = ast.literal_eval(text.strip() or '[]')
     many = [np.array(p) for p in (v if not v or np.ndim(v[0]) > 1 else [v])]
-    if all(p.ndim == 2 and p.shape[1] == 2 and p.dtype.kind in 'iuf' and np.isfinite(p).all() for p in many): return many
+    if all(p.ndim == 2 and p.shape[1] == 2 and p.dtype.kind in 'iuf' and np.isfinite(p).all() for p in many):
+        return many
     raise ValueError('no points')
 
 def read_submission(

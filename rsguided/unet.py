@@ -118,7 +118,8 @@ def _condition(self,
     if mask.shape[1] != len(self.kinds):
         raise InputError(f'{mask.shape[1]} kinds of masks are given; the model wants {", ".join(self.kinds)}')
     of = lambda x, empty: mask.new_full((len(mask),), empty) if x is None else x
-    return Cond(_maps(self, mask, inst), of(gsd, 0).float() if self.gsd else None, of(domain, -1) if self.domains else None)
+    return Cond(_maps(self, mask, inst), of(gsd, 0).float() if self.gsd else None,
+        of(domain, -1) if self.domains else None)
 
 Conditioning.__call__ = _condition
 
@@ -284,7 +285,8 @@ def create_unet(
     down = ['AttnDownBlock2D' if i in p['attention'] else 'DownBlock2D' for i in range(n)]
     unet = UNet2DModel(sample_size=size//f, in_channels=(channels+cond.n)*f*f, out_channels=channels*f*f,
         layers_per_block=p['layers'], block_out_channels=p['widths'], norm_num_groups=p['groups'],
-        add_attention=bool(p['attention']), down_block_types=down, up_block_types=[d.replace('Down', 'Up') for d in reversed(down)],
+        add_attention=bool(p['attention']), down_block_types=down,
+        up_block_types=[d.replace('Down', 'Up') for d in reversed(down)],
         class_embed_type='identity' if cond.gsd or cond.domains else None)
     return GuidedUNet(unet, cond, size, channels, f, preset, precision, dtype)
 
@@ -297,7 +299,8 @@ def forward_flops(
     "Floating-point operations of a forward for one image (backward takes twice as many)"
     size = (model.size, model.size)
     with torch.device('meta'), FlopCounterMode(display=False) as f, torch.no_grad():
-        create_like(model)(torch.empty(1, model.channels, *size), torch.ones(1), Cond(torch.empty(1, model.cond.n, *size)))
+        create_like(model)(torch.empty(1, model.channels, *size), torch.ones(1),
+            Cond(torch.empty(1, model.cond.n, *size)))
     return f.get_total_flops()
 
 def create_like(model): # the same network with random weights, without `Numbers`
@@ -331,7 +334,8 @@ def save_model(
     if model.numbers: save_weights(folder/'numbers.safetensors', part('numbers'))
     model.info = {**model.info, **info}
     own = {k: getattr(model, k) for k in _own}
-    save_json(folder/'rsguided.json', dict(classes=model.cond.classes.to_dict(), conditioning=model.cond.to_dict(), **own,
+    save_json(folder/'rsguided.json',
+        dict(classes=model.cond.classes.to_dict(), conditioning=model.cond.to_dict(), **own,
         version=__version__, **model.info), indent=1)
 
 _own = ('size', 'channels', 'fold', 'preset', 'precision', 'dtype')
@@ -348,7 +352,8 @@ def _unet(folder): # the network in a diffusers U-Net folder, with its weights
     old = w.with_suffix('.bin')
     if not w.exists() and not old.exists(): raise InputError(f'{folder} has no weights; {w.name} is wanted in it')
     unet = UNet2DModel.from_config(read_json(config, 'U-Net configuration'))
-    try: unet.load_state_dict(_renamed(load_file(w) if w.exists() else torch.load(old, weights_only=True, map_location='cpu')))
+    try:
+        unet.load_state_dict(_renamed(load_file(w) if w.exists() else torch.load(old, weights_only=True, map_location='cpu')))
     except Exception as e:
         raise InputError(f'{w} does not hold the weights of {config}: {str(e).splitlines()[0]}') from None
     return unet
@@ -366,8 +371,10 @@ def load_model(
     unet = _unet(folder/'unet')
     if published: model = from_published(unet, folder)
     else:
-        lost = [k for k in ('classes', 'conditioning', *_own) if k not in d] or [k for k in Conditioning._keys if k not in d['conditioning']]
-        if lost: raise InputError(f'{folder}/rsguided.json has no {lost[0]!r}; a model of this version of rsguided is wanted')
+        lost = [k for k in ('classes', 'conditioning', *_own) if k not in d]
+        lost = lost or [k for k in Conditioning._keys if k not in d['conditioning']]
+        if lost:
+            raise InputError(f'{folder}/rsguided.json has no {lost[0]!r}; a model of this version of rsguided is wanted')
         cond = Conditioning.from_dict(Classes.from_dict(d['classes']), d['conditioning'])
         model = GuidedUNet(unet, cond, **{k: d[k] for k in _own})
         if model.numbers: model.numbers.load_state_dict(load_file(folder/'numbers.safetensors'))
@@ -423,7 +430,8 @@ def warm_start(
 ) -> GuidedUNet:
     "An unconditional diffusers `UNet2DModel` as guided U-Net; `InputError` if it does not take images of 3 channels"
     folder, cond = Path(folder), cond or Conditioning()
-    if not folder.is_dir(): raise FileNotFoundError(f'{folder} does not exist; a diffusers U-Net folder is wanted there')
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{folder} does not exist; a diffusers U-Net folder is wanted there')
     old = _unet(folder/'unet' if (folder/'unet').is_dir() else folder)
     if (old.config.in_channels, old.config.out_channels) != (3, 3):
         raise InputError(f'{folder} has a U-Net of {old.config.in_channels} channels in and '
