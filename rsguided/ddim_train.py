@@ -164,8 +164,8 @@ class StepCB(Callback):
     @property
     def seconds(self): return self.earlier + (time.time()-self.t0 if self.t0 else 0)
     def share(self): # of the training that is done: everywhere the same
-        return self.ranks.same(self.seconds/(60*self.minutes),
-            self.dls.device) if self.minutes else self.step/self.steps
+        if not self.minutes: return self.step/self.steps
+        return self.ranks.same(self.seconds/(60*self.minutes), self.dls.device)
     def positions(self, n): # of this batch in the stream
         first = (self.micro*self.ranks.world + self.ranks.rank)*self.dls.train.bs
         return range(first, first+n)
