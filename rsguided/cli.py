@@ -141,8 +141,7 @@ def pairs_stage(a):
     return args, {}, lambda fresh: pseudolabel(a.data, a.out/'pairs', a.segmenter, a.landcover,
         a.max_background, seed=a.seed,
         device=a.device, precision=a.precision, workers=a.workers, licences=a.licences,
-        categories=a.categories, nodata=a.nodata,
-        overwrite=True), a.overwrite
+        categories=a.categories, nodata=a.nodata, overwrite=True), a.overwrite
 
 # %% ../nbs/07_cli.ipynb #fcedc93c
 def model_stage(a):
@@ -154,8 +153,7 @@ def model_stage(a):
         print(estimate(a, len(PairStore(a.out/'pairs')['train'])*a.per_mask))
         train(a.out/'pairs', a.out/'model', a.preset, a.size, a.steps, minutes=a.minutes, batch_size=a.batch_size,
             symmetries=a.symmetries, save_every=a.save_every, resume=not fresh, overwrite=fresh, seed=a.seed,
-            device=a.device,
-            precision=a.precision, workers=a.workers, draw=preview)
+            device=a.device, precision=a.precision, workers=a.workers, draw=preview)
     return args, dict(steps=a.steps, minutes=a.minutes), make, a.overwrite
 
 def synthetic_stage(a):
@@ -172,8 +170,7 @@ def dataset_stage(a):
     args = dict(data=fingerprint(a.data), synthetic=fingerprint(a.out/'synthetic'/'manifest.jsonl'),
         seed=a.seed) | chosen(a)
     return args, {}, lambda fresh: export(a.data, a.out/'synthetic', a.out/'dataset', seed=a.seed,
-        categories=a.categories,
-        overwrite=True)
+        categories=a.categories, overwrite=True)
 
 # %% ../nbs/07_cli.ipynb #e2c46d49
 def reader_stage(a):

@@ -625,8 +625,7 @@ class Training:
             raise InputError(f'{self.store.root} says of no image which domain it is from; --domain of pseudolabel or pairs tells it')
         channels = [c for c in listed(how['channels']) if c != 'none']
         self.cond = Conditioning(self.store.classes, channels, listed(a['kinds']), a['gsd'],
-            domains if a['domain'] else (),
-            how['ablate'], how['null'])
+            domains if a['domain'] else (), how['ablate'], how['null'])
         torch.manual_seed(a['seed'])
         self.net = network(a['preset'], self.cond, a['size'], self.tr[0], a['init'])
         batch = how['batch_size']*how['accumulate']*self.ranks.world
@@ -642,8 +641,7 @@ class Training:
         self.ranks.wait()
 
 _recipe = ('batch_size', 'accumulate', 'lr', 'warmup', 'ema', 'prediction_type', 'schedule', 'min_snr',
-    'channels', 'ablate',
-    'null', 'symmetries')
+    'channels', 'ablate', 'null', 'symmetries')
 
 @patch
 def pick_settings(self:Training):

@@ -226,8 +226,7 @@ def model(self:Trial, semi=False):
     a, src = self.a, self.pairs(semi)
     how = dict(preset=a.preset, size=a.size, steps=a.model_steps, minutes=a.minutes, balance=a.balance)
     return self.made('semi-model' if semi else 'model',
-        lambda d, fresh: train(src, d, resume=not fresh, overwrite=fresh, **how, **self.kw),
-        [src], **how)
+        lambda d, fresh: train(src, d, resume=not fresh, overwrite=fresh, **how, **self.kw), [src], **how)
 
 @patch
 def layouts(self:Trial, semi=False):
@@ -244,8 +243,7 @@ def synthetic(self:Trial, semi=False):
     a, net, lay = self.a, self.model(semi), self.layouts(semi)
     how = dict(per_mask=a.best_of, sampler=a.sampler, steps=a.sample_steps)
     return self.made('semi-synthetic' if semi else 'synthetic',
-        lambda d, fresh: sample(net, lay, d, 'train', overwrite=fresh, **how, **self.kw),
-        [net, lay], **how)
+        lambda d, fresh: sample(net, lay, d, 'train', overwrite=fresh, **how, **self.kw), [net, lay], **how)
 
 @patch
 def filtered(self:Trial, semi=False):

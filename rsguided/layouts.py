@@ -20,8 +20,7 @@ from shapely import affinity
 from tqdm.auto import tqdm
 from .core import IGNORE, InputError, LOVEDA, apart, listed, new_folder, save_mask
 from .data import (PairStore, Record, dihedral, draw_instances, finish_store, generator, load_labels,
-    manifest_row,
-    polygon, rings, train_val, with_buildings)
+    manifest_row, polygon, rings, train_val, with_buildings)
 from .city import GSD, city_tile
 from .sources import outlines
 

@@ -20,8 +20,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from .core import IGNORE, LOVEDA, InputError, apart, fingerprint, listed, read_jsonl, resumed_folder, write_jsonl
 from .data import (check_gsd, check_images, domain_in, draw_instances, finish_store, hidden,
-    load_codes, load_image,
-    load_mask, manifest_row, pick_device, read_data, seen, with_buildings, write_pair)
+    load_codes, load_image, load_mask, manifest_row, pick_device, read_data, seen, with_buildings, write_pair)
 from .download import weights_licences
 from .landcover import (Segmenter, choose_precision, folder_classes, for_prediction, net_precision, read_pairs,
     train_segmenter, wh)

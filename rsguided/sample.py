@@ -28,11 +28,9 @@ from matplotlib.figure import Figure
 from tifffile import imwrite
 from tqdm.auto import tqdm
 from .core import (IGNORE, LEFTOVER, InputError, apart, colour, listed, read_json, read_jsonl,
-    save_json, save_mask,
-    write_atomic, write_jsonl)
-from rsguided.data import (Pair, PairStore, Record, load_labels, load_mask, mask_path, coco_dict, generator,
-    pick_precision,
-    save_image)
+    save_json, save_mask, write_atomic, write_jsonl)
+from .data import (Pair, PairStore, Record, load_labels, load_mask, mask_path, coco_dict, generator,
+    pick_precision, save_image)
 from .cache import all_kinds, domain_of, from_unit, gsd_at
 from .sources import outlines
 from .unet import WEIGHTS, load_model

@@ -27,8 +27,7 @@ from tqdm.auto import tqdm
 from safetensors.torch import save_file
 from fastcore.basics import patch, store_attr
 from .core import (IGNORE, IMAGE_EXTS, Classes, InputError, apart, fingerprint, listed, may_write,
-    read_json, read_jsonl,
-    resumed_folder, save_json, write_atomic)
+    read_json, read_jsonl, resumed_folder, save_json, write_atomic)
 from .data import (Record, check_images, choose_categories, dihedral, draw_instances, generator,
     hidden, load_codes,
     load_image, pick_device, pixel_geometry, read_coco, read_data, rings, save_image, _natural)
@@ -365,8 +364,7 @@ class UNetDetector(Detector):
         self.size = by*math.ceil((self.size or min(512, longest))/by)
         self.build(seed)
         self.losses = fit_parts(self.seg, samples, self.steps, batch_size or self.batch_size, self.size,
-            lr or 4e-3, symmetries,
-            light, seed, work and Path(work)/'state.pt', every, until)
+            lr or 4e-3, symmetries, light, seed, work and Path(work)/'state.pt', every, until)
         return self
     def __call__(self, images):
         "Buildings and scores of every image"
