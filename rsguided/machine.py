@@ -205,7 +205,7 @@ def process_group(device=None): # yields the device of this process
     state = PartialState(cpu=pick_device(device).type == 'cpu')
     try: yield state.device
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized(): dist.destroy_process_group()     # accelerate may have found nothing to join
         PartialState._reset_state()
 
 # %% ../nbs/02a_machine.ipynb #44733503
