@@ -6,9 +6,9 @@ Docs: https://rsguided.github.io/rsguided/unet.html.md"""
 
 # %% auto #0
 __all__ = ['CHANNELS', 'PRESETS', 'WEIGHTS', 'one_hot', 'boundary', 'signed_distance', 'Cond', 'Conditioning', 'take_away',
-           'GroupNorm', 'ResBlock', 'own_blocks', 'Numbers', 'GuidedUNet', 'check_side', 'check_preset', 'check_size',
-           'create_unet', 'forward_flops', 'create_like', 'save_weights', 'save_unet', 'save_model', 'load_model',
-           'check_unet', 'from_published', 'side', 'to_diffusers', 'warm_start']
+           'GroupNorm', 'ResBlock', 'Conv3', 'own_blocks', 'Numbers', 'GuidedUNet', 'check_side', 'check_preset',
+           'check_size', 'create_unet', 'forward_flops', 'create_like', 'save_weights', 'save_unet', 'save_model',
+           'load_model', 'check_unet', 'from_published', 'side', 'to_diffusers', 'warm_start']
 
 # %% ../nbs/02_unet.ipynb #ecc70799
 import math
@@ -189,14 +189,45 @@ def _plain(b): # is a residual block one of those that `ResBlock` writes out?
     return (b.time_embedding_norm == 'default' and b.time_emb_proj is not None and not b.skip_time_act and not b.up and not b.down
         and isinstance(b.nonlinearity, nn.SiLU) and b.output_scale_factor == 1)
 
+# %% ../nbs/02_unet.ipynb #99fe6e7a
+class _FewPixels(torch.autograd.Function): # a 3x3 convolution whose backward is two matrix products
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias, padding=1)
+    @staticmethod
+    def backward(ctx, dy):
+        x,weight = ctx.saved_tensors
+        (n,c,h,w),o = x.shape, len(weight)
+        dy = dy.permute(0,2,3,1).reshape(-1, o)                                                   # (pixels,o)
+        seen = F.pad(x, (1,1,1,1)).permute(0,2,3,1).unfold(1, 3, 1).unfold(2, 3, 1)               # (n,h,w,c,3,3)
+        dweight = dy.t() @ seen.permute(0,1,2,4,5,3).reshape(len(dy), 9*c)
+        dseen = (dy @ weight.permute(0,2,3,1).reshape(o, 9*c)).view(n, h, w, 3, 3, c)
+        dx = torch.zeros(n, h+2, w+2, c, dtype=torch.promote_types(x.dtype, torch.float32))
+        for i in range(3):
+            for j in range(3): dx[:,i:i+h,j:j+w] += dseen[:,:,:,i,j]
+        return dx[:,1:-1,1:-1].permute(0,3,1,2).to(x.dtype), dweight.view(o, 3, 3, c).permute(0,3,1,2), dy.sum(0)
+
+class Conv3(nn.Conv2d):
+    "A 3x3 `nn.Conv2d` with a fast backward where a CPU has few pixels and many channels before it, in bf16"
+    def forward(self, x):
+        few = x.device.type == 'cpu' and len(x)*x.shape[2:].numel() <= 128 and self.in_channels >= 256
+        if not few or not torch.is_grad_enabled() or not torch.is_autocast_enabled('cpu'): return super().forward(x)
+        return _FewPixels.apply(*(o.to(torch.get_autocast_dtype('cpu')) for o in (x, self.weight, self.bias)))
+
+def _threes(c): # is a convolution one of those that `Conv3` writes out?
+    return (c.kernel_size, c.stride, c.padding, c.dilation, c.groups, c.padding_mode, c.bias is None) == (
+        (3,3), (1,1), (1,1), (1,1), 1, 'zeros', False)
+
 # %% ../nbs/02_unet.ipynb #3dd852d6
 def own_blocks(
     unet, # diffusers `UNet2DModel`, changed in place
 ):
-    "The same network with `ResBlock` and `GroupNorm`"
+    "The same network with `ResBlock`, `GroupNorm` and `Conv3`"
     for m in unet.modules():
         if type(m) is nn.GroupNorm: m.__class__ = GroupNorm
         elif type(m) is ResnetBlock2D and _plain(m): m.__class__ = ResBlock
+        elif type(m) is nn.Conv2d and _threes(m): m.__class__ = Conv3
     return unet
 
 # %% ../nbs/02_unet.ipynb #a2ffcca7
