@@ -417,8 +417,8 @@ def outcome_table(res, bases) -> str:
     pm = lambda o: '' if o is None else f'{100*o[0]:.1f}' + ('' if np.isnan(o[1]) else f' ± {100*o[1]:.1f}')
     head = ['arm', 'seeds', 'images', 'F1', *(f'minus {b}' for b in bases)]
     lines = [[r['arm'], str(r['seeds']), str(r['images']), pm(r['f1']), *(pm(r.get(f'minus {b}')) for b in bases)] for r in res]
-    theirs = [[f'*published: {k}*', '1', '', f'*{100*a:.1f} / {100*b:.1f}*', *['']*len(bases)] for k,
-        (a,b) in PUBLISHED.items()]
+    theirs = [[f'*published: {k}*', '1', '', f'*{100*a:.1f} / {100*b:.1f}*', *['']*len(bases)]
+        for k,(a,b) in PUBLISHED.items()]
     return '\n'.join('| ' + ' | '.join(o) + ' |' for o in [head, ['---']*len(head), *lines, *theirs])
 
 def show_outcome(rows, bases, ax=None):

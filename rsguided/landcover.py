@@ -157,8 +157,8 @@ def read_weights(
 ) -> dict: # name → tensor
     "The state dict in a file, without the prefix `module.`; nothing but tensors is unpickled"
     try:
-        sd = load_file(path) if Path(path).suffix == '.safetensors' else torch.load(path, map_location='cpu',
-            weights_only=True)
+        sd = (load_file(path) if Path(path).suffix == '.safetensors'
+            else torch.load(path, map_location='cpu', weights_only=True))
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as e:
         raise InputError(f'{path} holds no weights that can be read: {str(e).splitlines()[0]}') from None
     for k in ('state_dict', 'model'):
@@ -174,8 +174,7 @@ def load_hrnet(
     "LoveDA's HRNet from its published weights; they were made from data that excludes commercial use, and are flagged so"
     sd = read_weights(path)
     first, last = (sd.get(k) for k in ('backbone.hrnet.transition1.0.0.weight', 'head.0.weight'))
-    if first is None or last is None or f'hrnet_w{len(first)}' not in ('hrnet_w32',
-            'hrnet_w40') or len(last) != LOVEDA.n:
+    if first is None or last is None or len(first) not in (32, 40) or len(last) != LOVEDA.n:
         raise InputError(f'{path} does not hold the weights of an HRNet-W32 or W40 of LoveDA')
     seg = Segmenter(LOVEDA, f'hrnet_w{len(first)}', size=512, gsd=.3, licences=['CC-BY-NC-SA-4.0'])
     return _fill(seg, sd, path)
@@ -413,8 +412,8 @@ def _read_pair(f, g, classes):
 def _resized(im, m, has, gsd):
     if not has or not gsd or abs(has/gsd-1) < .01: return im, m
     size = [max(1, round(n*has/gsd)) for n in m.shape[::-1]]
-    return tuple(np.asarray(Image.fromarray(a).resize(size, how)) for a,
-        how in ((im, Image.BICUBIC), (m, Image.NEAREST)))
+    return tuple(np.asarray(Image.fromarray(a).resize(size, how))
+        for a,how in ((im, Image.BICUBIC), (m, Image.NEAREST)))
 
 def wh(a): return f'{a.shape[1]}x{a.shape[0]}'
 
@@ -563,8 +562,8 @@ class ResumeCB(Callback):
         for cb in st['kept']: vars(getattr(self.learn, cb)).update(st['kept'][cb])
         self.dls.train.pos = self.budget_cb.done*self.dls.train.bs
     def save(self):
-        kept = {cb: {k: getattr(getattr(self.learn, cb), k) for k in ks} for cb,
-            ks in self.kept.items() if hasattr(self.learn, cb)}
+        kept = {cb: {k: getattr(getattr(self.learn, cb), k) for k in ks}
+            for cb,ks in self.kept.items() if hasattr(self.learn, cb)}
         st = dict(model=self.model.state_dict(), opt=self.opt.opt.state_dict(), args=self.args, kept=kept)
         write_atomic(self.file, lambda p: torch.save(st, p))
         self.last = time.monotonic()

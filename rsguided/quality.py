@@ -58,8 +58,8 @@ def choose_buildings(
 ) -> list:        # per building '' or why its label is dropped
     "Which labels to keep"
     small = areas(buildings) < min_pixels if len(buildings) else []
-    return ['too small' if s else 'not seen' if seen is not None and seen[i] < min_seen else '' for i,
-        s in enumerate(small)]
+    return ['too small' if s else 'not seen' if seen is not None and seen[i] < min_seen else ''
+        for i,s in enumerate(small)]
 
 def hide_dropped(
     mask, # uint8 (h,w)

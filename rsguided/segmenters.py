@@ -46,8 +46,8 @@ def read_labelled(
     "The images of a data set and their buildings, by split"
     root = Path(data)
     if (root/'images').is_dir():
-        return {s: _finished(root, s, fs, categories, labels) for s,
-            fs in by_split(root/'images', exts=IMAGE_EXTS).items()}
+        return {s: _finished(root, s, fs, categories, labels)
+            for s,fs in by_split(root/'images', exts=IMAGE_EXTS).items()}
     if root.is_dir() and not [*root.glob('*/image')]:
         return {s: _records(s, fs.values()) for s,fs in by_split(root, exts=IMAGE_EXTS).items()}
     res = {}
@@ -84,8 +84,8 @@ def image_ids(
             return {r.name: n for r,n in zip(recs, ns)}, 1, 'the number in its name'
         return {r.name: i for i,r in enumerate(recs, 1)}, 1, 'its place in the order of names, from 1'
     d = read_json(js, 'COCO')
-    chosen, cats = choose_categories(d, categories, js)[0], [c.get('id')
-        for c in d.get('categories') or [] if isinstance(c, dict)]
+    chosen = choose_categories(d, categories, js)[0]
+    cats = [c.get('id') for c in d.get('categories') or [] if isinstance(c, dict)]
     ids = {Path(im['file_name'].replace('\\', '/')).stem: im['id'] for im in d['images']}
     return ids, next((c for c in cats if not chosen or c in chosen), 1), f'its id in {js.name}'
 

@@ -140,9 +140,6 @@ def _rows(v): # (n,c,h,w) → (n,pixels/k,k*c), k pixels in a row: PyTorch is sl
     v = v.contiguous(memory_format=torch.channels_last).permute(0,2,3,1)
     return v.reshape(len(v), -1, v.shape[-1]*math.gcd(4, v.shape[1]*v.shape[2]))
 
-def _row(v, rows): # (n,c) → one number per column of `rows`
-    return v.to(rows.dtype).repeat(1, rows.shape[-1]//v.shape[1])[:,None]
-
 class _GroupNormFn(torch.autograd.Function): # PyTorch's forward; a backward that reads channels_last as it lies
     @staticmethod
     def forward(ctx, x, weight, bias, groups, eps):
@@ -157,7 +154,7 @@ class _GroupNormFn(torch.autograd.Function): # PyTorch's forward; a backward tha
         per_channel = lambda v: v.float().repeat_interleave(c//g, 1)
         rstd = per_channel(rstd)
         xs,dy = _rows(x), _rows(dy)
-        row = lambda v: _row(v, xs)
+        row = lambda v: v.to(x.dtype).repeat(1, xs.shape[-1]//c)[:,None]     # (n,c) → a number per column
         xhat = torch.addcmul(row(-per_channel(mean)*rstd), xs, row(rstd))
         one = xs.new_ones(n, 1, pixels)
         dbias,dweight = (torch.bmm(one, v.view(n, pixels, c))[:,0].float() for v in (dy, dy*xhat))     # sums over pixels
