@@ -182,10 +182,6 @@ class ResBlock(ResnetBlock2D):
         h = self.conv2(self.dropout(F.silu(self.norm2(h), inplace=again)))
         return add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
-def _plain(b): # is a residual block one of those that `ResBlock` writes out?
-    return (b.time_embedding_norm == 'default' and b.time_emb_proj is not None and not b.skip_time_act and not b.up and not b.down
-        and isinstance(b.nonlinearity, nn.SiLU) and b.output_scale_factor == 1)
-
 # %% ../nbs/02_unet.ipynb #99fe6e7a
 class _FewPixels(torch.autograd.Function): # a 3x3 convolution whose backward is two matrix products
     @staticmethod
@@ -212,11 +208,15 @@ class Conv3(nn.Conv2d):
         if not few or not torch.is_grad_enabled() or not torch.is_autocast_enabled('cpu'): return super().forward(x)
         return _FewPixels.apply(*(o.to(torch.get_autocast_dtype('cpu')) for o in (x, self.weight, self.bias)))
 
+# %% ../nbs/02_unet.ipynb #b9e1fe76
+def _plain(b): # is a residual block one of those that `ResBlock` writes out?
+    return (b.time_embedding_norm == 'default' and b.time_emb_proj is not None and not b.skip_time_act and not b.up and not b.down
+        and isinstance(b.nonlinearity, nn.SiLU) and b.output_scale_factor == 1)
+
 def _threes(c): # is a convolution one of those that `Conv3` writes out?
     return (c.kernel_size, c.stride, c.padding, c.dilation, c.groups, c.padding_mode, c.bias is None) == (
         (3,3), (1,1), (1,1), (1,1), 1, 'zeros', False)
 
-# %% ../nbs/02_unet.ipynb #3dd852d6
 def own_blocks(
     unet, # diffusers `UNet2DModel`, changed in place
 ):
