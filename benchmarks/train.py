@@ -84,6 +84,7 @@ if __name__ == '__main__':
         ctx = multiprocessing.get_context('spawn')
         other, conn = ctx.Pipe()
         ctx.Process(target=published, args=(conn, a, d, device), daemon=True).start()
+        conn.close()    # the child's end; should it die, `recv` says so
         fast, net, turns = Settings.pick(device), create_unet(a.preset, size=a.size), InTurns(other)
         fit_all(diffusion_learner(loaders(store, a, d, device), fast.apply(net, device), steps=a.steps+1, accumulate=a.accumulate, cbs=[turns]))
         other.send(False)
