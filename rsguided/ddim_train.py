@@ -10,8 +10,8 @@ __all__ = ['SCHEDULES', 'PREDICTS', 'RECIPES', 'LIMITS', 'WROTE', 'noise_schedul
            'fused_adamw', 'diffusion_learner', 'halve_batch', 'fit_all', 'plot_losses', 'train_state', 'load_state',
            'checkpoints', 'is_whole', 'write_state', 'last_state', 'CheckpointCB', 'picture_row', 'PreviewCB',
            'ProgressCB', 'TensorBoardCB', 'read_history', 'write_history', 'follow_recipe', 'check_numbers',
-           'training_length', 'check_folder', 'clear_model', 'read_state', 'training_pairs', 'network', 'train',
-           'Training', 'stored_gsd', 'disk_full', 'Interrupted']
+           'training_length', 'check_folder', 'clear_model', 'read_state', 'training_pairs', 'told_by', 'network',
+           'trained_model', 'start_of', 'train', 'Training', 'stored_gsd', 'disk_full', 'Interrupted']
 
 # %% ../nbs/03_ddim_train.ipynb #1eca63c6
 import csv, errno, math, shutil, time, warnings
@@ -32,7 +32,8 @@ from .core import InputError, folder_lock, fingerprint, listed, may_write, write
 from .data import PairStore, train_val, generator, save_image
 from .look import balance_weights
 from .cache import Batch, from_unit, gsd_at, image_pairs, pair_dls
-from .unet import Conditioning, check_preset, check_side, create_unet, load_model, save_model, take_away, warm_start
+from .unet import (Conditioning, GuidedUNet, PRESETS, adapt, check_preset, check_side, create_unet, load_model,
+    model_folder, save_model, take_away, warm_start)
 from .machine import Ranks, Settings, Stop, no_memory, process_group, processor, use_of_peak
 
 # %% ../nbs/03_ddim_train.ipynb #a1de8d1c
@@ -148,7 +149,8 @@ class StepCB(Callback):
     order, run_valid = 60, False
     def __init__(self,
         steps=None,    # end after so many optimiser steps,
-        minutes=None,  # or after so many minutes (earlier sessions included)
+        minutes=None,  # or after so many minutes (earlier sessions included),
+        min_steps=0,   # but not before so many steps
         accumulate=1,  # batches per step
         lr=6e-4,       # peak learning rate
         warmup=100,    # steps
@@ -165,7 +167,8 @@ class StepCB(Callback):
     def seconds(self): return self.earlier + (time.time()-self.t0 if self.t0 else 0)
     def share(self): # of the training that is done: everywhere the same
         if not self.minutes: return self.step/self.steps
-        return self.ranks.same(self.seconds/(60*self.minutes), self.dls.device)
+        share = self.ranks.same(self.seconds/(60*self.minutes), self.dls.device)
+        return min(share, self.step/self.min_steps) if self.min_steps else share
     def positions(self, n): # of this batch in the stream
         first = (self.micro*self.ranks.world + self.ranks.rank)*self.dls.train.bs
         return range(first, first+n)
@@ -469,7 +472,7 @@ def follow_recipe(
     return own | RECIPES['default'] | RECIPES[name] | {k: v for k,v in given.items() if v is not None}
 
 # %% ../nbs/03_ddim_train.ipynb #39673363
-LIMITS = dict(lr=(1e-12, math.inf), warmup=(0, math.inf), ema=(0, 1), min_snr=(0, math.inf), workers=(0, 1024),
+LIMITS = dict(lr=(1e-12, math.inf), warmup=(0, math.inf), min_steps=(0, math.inf), ema=(0, 1), min_snr=(0, math.inf), workers=(0, 1024),
     seed=(0, 2**63-1), **dict.fromkeys(('batch_size', 'accumulate', 'save_every', 'keep', 'preview_every'), (1, math.inf)))
 
 def check_numbers(
@@ -542,36 +545,54 @@ def training_pairs(
     tr = tr + [p for f in folders for p in image_pairs(f, f.name, channels=tr[0].channels, range=tr[0].range)]
     return tr, va, sorted({p.domain for p in tr if p.domain})
 
+def told_by(
+    net, # trained `GuidedUNet`
+) -> dict:
+    "What a training that begins with a network takes over from it, unless you say otherwise"
+    config = net.scheduler.config
+    same = lambda kw: all(config.get(k) == v for k,v in (dict(rescale_betas_zero_snr=False) | kw).items())
+    schedule = next((k for k,kw in SCHEDULES.items() if same(kw)), None)
+    return dict(channels=','.join(net.cond.channels) or 'none', ablate=net.cond.ablate, null=net.cond.null,
+        prediction_type=config.prediction_type, schedule=schedule)
+
 def network(
     preset, cond, size, kind, # `kind`: a pair with the channels and type of the images
-    init=None, # folder of a model, or of an unconditional diffusers U-Net, to begin with
+    init=None, # `GuidedUNet` to begin with, or the folder of an unconditional diffusers U-Net
 ):
     "The network to train"
     if not init: return create_unet(preset, cond, size, kind.channels, dtype=kind.dtype)
-    if (Path(init)/'rsguided.json').exists():
-        net, _ = load_model(init)
-        told = lambda c: dict(classes=list(c.classes.names), building=c.classes.building, channels=c.names, gsd=c.gsd,
-            domains=list(c.domains))
-        for (k,was),now in zip(told(net.cond).items(), told(cond).values()):
-            if was != now:
-                raise InputError(f'{init} is conditioned on {k} {was}, not on {now}; a model of the same condition is wanted')
-        net.cond, net.size, net.info = cond, size or net.size, dict(licences=net.info.get('licences', []))
-    else: net = warm_start(init, cond, size)
+    net = adapt(init, cond, size) if isinstance(init, GuidedUNet) else warm_start(init, cond, size)
     if net.channels != kind.channels:
-        raise InputError(f'{init} paints images of {net.channels} channels, and the pairs have {kind.channels}; as many are wanted')
+        raise InputError(f'the model to begin with paints images of {net.channels} channels, and the pairs have {kind.channels}; '
+            'begin with a model for as many channels, or without one')
     net.dtype = kind.dtype
-    check_side(net.size, net.fold, len(net.unet.config.block_out_channels), init)
+    check_side(net.size, net.fold, len(net.unet.config.block_out_channels), 'the model to begin with')
     return net
+
+def trained_model(
+    init, # what `train` is told to begin with
+) -> GuidedUNet: # None where it is none of ours
+    "A model folder or a packaged model, opened"
+    return load_model(init)[0] if init and (model_folder(init)/'rsguided.json').exists() else None
+
+def start_of(
+    preset, # name in `PRESETS`
+    init=None, # what `train` is told to begin with; it goes before the preset
+) -> tuple: # preset, side of its images in pixels
+    "The network that a training begins with"
+    net, p = trained_model(init), check_preset(preset)
+    return (net.preset if net.preset in PRESETS else preset, net.size) if net else (preset, p['size'])
 
 # %% ../nbs/03_ddim_train.ipynb #53e34f2e
 def train(
     pairs:str,             # pair store
     model:str,             # model folder to write
-    preset:str='tiny',     # tiny, small or reference
+    preset:str='tiny',     # tiny, compact, small or reference
     size:int=None,         # side that tiles are resized to, pixels; default: the preset's, or that of `init`
     steps:int=None,        # optimiser steps in all (default 5000)
     epochs:float=None,     # or passes over the images
-    minutes:float=None,    # or minutes, earlier sessions included
+    minutes:float=None,    # or minutes, earlier sessions included,
+    min_steps:int=0,       # but no fewer steps than these
     batch_size:int=None,   # images per batch (of every process); default: the preset's
     accumulate:int=None,   # batches per optimiser step (default 1)
     lr:float=None,         # peak learning rate; default: the preset's
@@ -590,7 +611,7 @@ def train(
     null:float=None,       # share of examples without their mask, for guidance
     symmetries:int=None,   # of the square, to augment with: 1 none, 2 left-right, 4 flips, 8 and quarter turns (default)
     balance:float=0.,      # 0 to 1: how much more often tiles with rare classes and many buildings are seen
-    init:str=None,         # model folder, or unconditional diffusers U-Net, to begin with
+    init:str=None,         # to begin with: city (the packaged model), a model folder, or an unconditional diffusers U-Net
     checkpointing:bool=False, # gradient checkpointing: less memory, a third more time
     save_every:int=None,   # optimiser steps between checkpoints; default: once a minute
     keep:int=2,            # checkpoints that are kept
@@ -618,20 +639,24 @@ class Training:
         check_numbers(a)
         self.folder, self.store = Path(a['model']), PairStore(a['pairs'])
         check_folder(self.folder)
-        how = self.how = follow_recipe(a['recipe'], a['preset'], **{k: a[k] for k in _recipe})
+        begun = trained_model(a['init'])
+        self.preset = begun.preset if begun and begun.preset in PRESETS else a['preset']
+        given = {k: a[k] for k in _recipe if a[k] is not None}
+        how = self.how = follow_recipe(a['recipe'], self.preset, **((told_by(begun) if begun else {}) | given))
         self.sched = noise_schedule(how['prediction_type'], how['schedule'])
         self.tr, self.va, domains = training_pairs(self.store, a['seed'], a['more'])
         if a['domain'] and not domains:
             raise InputError(f'{self.store.root} says of no image which domain it is from; --domain of pseudolabel or pairs tells it')
         channels = [c for c in listed(how['channels']) if c != 'none']
-        self.cond = Conditioning(self.store.classes, channels, listed(a['kinds']), a['gsd'],
+        gsd = a['gsd'] or bool(begun and begun.cond.gsd)
+        self.cond = Conditioning(self.store.classes, channels, listed(a['kinds']), gsd,
             domains if a['domain'] else (), how['ablate'], how['null'])
         torch.manual_seed(a['seed'])
-        self.net = network(a['preset'], self.cond, a['size'], self.tr[0], a['init'])
+        self.net = network(self.preset, self.cond, a['size'], self.tr[0], begun or a['init'])
         batch = how['batch_size']*how['accumulate']*self.ranks.world
         self.length = training_length(a['steps'], a['epochs'], a['minutes'], len(self.tr), batch)
-        root, also = self.store.root, {k: a[k] for k in ('preset', 'kinds', 'gsd', 'domain', 'balance', 'seed')}
-        self.args = dict(how, **also, init=a['init'] and str(a['init']), size=self.net.size, batch=batch,
+        root, also = self.store.root, {k: a[k] for k in ('kinds', 'domain', 'balance', 'seed')}
+        self.args = dict(how, **also, preset=self.preset, gsd=gsd, init=a['init'] and str(a['init']), size=self.net.size, batch=batch,
             domains=list(self.cond.domains),
             data=fingerprint(root/'manifest.jsonl', root/'instances', *listed(a['more'] or '')))
         self.st = read_state(self.folder, self.args, a['resume'], a['overwrite'])
@@ -669,8 +694,7 @@ def prepare(self:Training):
         how['symmetries'], a['workers'], self.device, weights=weights, kinds=self.cond.kinds, domains=self.cond.domains,
         rank=self.ranks.rank, world=self.ranks.world)
     self.learn = diffusion_learner(dls, self.net, self.sched, a['seed'], how['ema'], how['min_snr'],
-        steps=self.length[0],
-        minutes=self.length[1], **{k: how[k] for k in ('accumulate', 'lr', 'warmup', 'clip', 'betas')})
+        steps=self.length[0], minutes=self.length[1], min_steps=a['min_steps'], **{k: how[k] for k in ('accumulate', 'lr', 'warmup', 'clip', 'betas')})
     flags = sorted({*self.store.licences, *self.net.info.pop('licences', [])})
     self.facts = dict(gsd=stored_gsd(self.tr, self.net.size), data=self.args['data'], licences=flags,
         n_train=len(self.tr), range=self.tr[0].range, processes=self.ranks.world, processor=processor(self.device),
@@ -750,6 +774,6 @@ def report(self:Training):
     if a['tensorboard']: learn.add_cb(tb := TensorBoardCB(self.folder/'logs'))
     if a['draw']: learn.add_cb(PreviewCB(self.folder/'preview', a['draw'], a['preview_every'], log=tb and tb.picture))
     learn.add_cb(ProgressCB())
-    print(f'train: {a["preset"]} ({self.net.n_params/1e6:.1f} M parameters) at {self.net.size} px on {len(self.tr)} images, '
+    print(f'train: {self.preset} ({self.net.n_params/1e6:.1f} M parameters) at {self.net.size} px on {len(self.tr)} images, '
         f'{len(self.va)} to validate on, {self.settings} on {self.device.type}' + f', {self.ranks.world} processes'*(self.ranks.world > 1)
         + (f'; goes on at step {self.st["step"]}' if self.st else ''))

@@ -26,7 +26,6 @@ from .data import PairStore, Record, dihedral, draw_instances, draw_share, load_
 from .layouts import layouts, turned_rings
 from .quality import link
 from .sources import write_data
-from .unet import check_preset
 
 # %% ../nbs/06c_experiment.ipynb #830edce8
 Arm = namedtuple('Arm', 'base synthetic flips says')
@@ -225,6 +224,7 @@ def model(self:Trial, semi=False):
     from rsguided.ddim_train import train
     a, src = self.a, self.pairs(semi)
     how = dict(preset=a.preset, size=a.size, steps=a.model_steps, minutes=a.minutes, balance=a.balance)
+    if a.init: how.update(init=a.init)
     return self.made('semi-model' if semi else 'model',
         lambda d, fresh: train(src, d, resume=not fresh, overwrite=fresh, **how, **self.kw), [src], **how)
 
@@ -460,7 +460,8 @@ def experiment(
     min_fidelity:float=None, # of the filter
     paste:int=0,           # buildings pasted into a layout at most
     mix:float=0.,          # chance of a layout being mixed from two tiles
-    preset:str='tiny',     # of the diffusion model: tiny, small or reference
+    preset:str='tiny',     # of the diffusion model: tiny, compact, small or reference
+    init:str=None,         # or the model it begins with: city (the packaged one) or a model folder
     size:int=None,         # side of the synthetic images before they are brought to that of the tiles, pixels; default: the preset's
     model_steps:int=None,  # optimiser steps of the diffusion model
     minutes:float=None,    # or minutes
@@ -482,8 +483,10 @@ def experiment(
 ) -> Path:                 # of the table
     "Real against augmented training data: arms, seeds, equal steps; run again, it does what is missing"
     a = SimpleNamespace(**locals())
+    from rsguided.ddim_train import start_of
     names, bases = check_experiment(a)
-    a.size = a.size or check_preset(preset)['size']
+    a.preset, side = start_of(preset, init)
+    a.size = a.size or side
     apart(out, *filter(None, (extra, None if data == 'city' else data)))
     rows = []
     for s in range(seed, seed+seeds):

@@ -31,7 +31,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
-from .core import (IGNORE, IMAGE_EXTS, LOVEDA, Classes, InputError, read_json, save_json, write_atomic)
+from .core import (IGNORE, IMAGE_EXTS, LOVEDA, Classes, InputError, packaged, read_json, save_json, write_atomic)
 from .data import StreamDL, autocast, dihedral, load_image, load_mask, pick_device, pick_precision
 
 # %% ../nbs/00e_landcover.ipynb #530ad3f9
@@ -187,10 +187,11 @@ def _fill(seg, sd, path):
     return seg.eval()
 
 def load_segmenter(
-    path, # folder written by `save_segmenter`, or a `.pth` of LoveDA's HRNet
+    path, # folder written by `save_segmenter`, 'city' for the packaged one, or a `.pth` of LoveDA's HRNet
 ) -> Segmenter: # on the CPU, in eval mode
     "A segmenter from disk; `FileNotFoundError` or `InputError` if it is not there or broken"
     if Path(path).is_file(): return load_hrnet(path)
+    path = packaged(path, ['segmenter.json'], '_reader')
     d,f = read_json(Path(path)/'segmenter.json', 'segmenter'), Path(path)/'model.safetensors'
     if not f.exists(): raise FileNotFoundError(f'{f} does not exist; the weights of a segmenter are wanted there')
     for k in ('classes', *_keys):

@@ -137,7 +137,7 @@ def alternatives(device, compiled=False): # settings worth trying
 
 def tune(
     out:str='tune.json',   # file to write
-    preset:str='tiny',     # network: tiny, small or reference
+    preset:str='tiny',     # network: tiny, compact, small or reference
     size:int=None,         # side of the images, pixels; default: the preset's
     batch_sizes:str='4,8,16', # to try, separated by commas
     compiled:bool=False,   # try torch.compile too, which takes minutes to begin

@@ -33,7 +33,7 @@ from .data import (Pair, PairStore, Record, load_labels, load_mask, mask_path, c
     pick_precision, save_image)
 from .cache import all_kinds, domain_of, from_unit, gsd_at
 from .sources import outlines
-from .unet import WEIGHTS, load_model
+from .unet import WEIGHTS, load_model, model_folder
 from .machine import Ranks, Settings, no_memory, process_group
 
 # %% ../nbs/04_sample.ipynb #52124b78
@@ -373,11 +373,11 @@ class Sampling:
         check_guidance(a.guidance, self.net, a.model)
         self.items, self.made = self.choose(), provenance(a.masks)
         check_masks(self.items[:a.limit], self.net, a.resize)
-        apart(self.out, a.model, *([] if a.masks == 'none' else [a.masks]))
+        apart(self.out, folder := model_folder(a.model), *([] if a.masks == 'none' else [a.masks]))
         self.want = dict(split=self.items[0].split, seed=a.seed, **self.how,
             guidance=a.guidance, interval=list(self.interval), removed=a.remove_class, blank=a.blank,
             precision=self.net.precision, size=self.net.size, format=self.ext,
-            jpeg=a.jpeg, model=model_id(a.model))
+            jpeg=a.jpeg, model=model_id(folder))
         self.jobs = {f'{p.name}_{k}': (p, k) for k in range(a.n or a.per_mask) for p in self.items[:a.limit]}
         self.own = [*self.jobs][self.i::self.n]
 
@@ -609,7 +609,7 @@ def removed_grid(self:Sampling):
 
 # %% ../nbs/04_sample.ipynb #7a5872b8
 def sample(
-    model:str,           # model folder
+    model:str,           # model folder, or city, the packaged model
     masks:str,           # pair store, folder mask/KIND/SPLIT in one, or folder of masks; none: see `n`
     out:str,             # folder to write: image, mask, instances.json, manifest.jsonl
     split:str=None,      # of a pair store (default train)

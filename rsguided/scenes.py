@@ -254,7 +254,7 @@ def check_scale(net, gsd, path): # warn if the model knows another ground resolu
 
 # %% ../nbs/04b_scenes.ipynb #aae0ed7c
 def scene(
-    model:str,            # model folder
+    model:str,            # model folder, or city, the packaged model
     mask:str,             # class ids of the scene: PNG, GeoTIFF, .npy
     out:str,              # .png, .tif or .npy to write; a .tif has the mask's coordinate system and transform
     instances:str='none', # COCO file with the scene's buildings; none: connected components of the mask

@@ -8,7 +8,8 @@ Docs: https://rsguided.github.io/rsguided/unet.html.md"""
 __all__ = ['CHANNELS', 'PRESETS', 'WEIGHTS', 'one_hot', 'boundary', 'signed_distance', 'Cond', 'Conditioning', 'take_away',
            'GroupNorm', 'ResBlock', 'Conv3', 'own_blocks', 'Numbers', 'GuidedUNet', 'check_side', 'check_preset',
            'check_size', 'create_unet', 'forward_flops', 'create_like', 'save_weights', 'save_unet', 'save_model',
-           'load_model', 'check_unet', 'from_published', 'side', 'to_diffusers', 'warm_start']
+           'load_model', 'model_folder', 'check_unet', 'from_published', 'side', 'to_diffusers', 'channel_names',
+           'match_channels', 'adapt', 'warm_start']
 
 # %% ../nbs/02_unet.ipynb #ecc70799
 import math
@@ -19,10 +20,10 @@ from typing import NamedTuple
 from diffusers import UNet2DModel, DDPMScheduler
 from diffusers.models.resnet import ResnetBlock2D
 from torch.utils.flop_counter import FlopCounterMode
-from fastcore.basics import store_attr
+from fastcore.basics import patch, store_attr
 from safetensors.torch import save_file, load_file
 from . import __version__
-from .core import Classes, IGNORE, LOVEDA, InputError, read_json, save_json, write_atomic
+from .core import Classes, IGNORE, LOVEDA, InputError, packaged, read_json, save_json, write_atomic
 from .data import autocast
 from .download import weights_licences
 
@@ -276,6 +277,7 @@ class GuidedUNet(nn.Module):
 # %% ../nbs/02_unet.ipynb #abf895a0
 PRESETS = dict(
     tiny     =dict(size=64,  fold=2, widths=(48,96,128), layers=1, groups=16, attention=(), bs=8, lr=2e-3),
+    compact  =dict(size=128, fold=4, widths=(64,96,120), layers=1, groups=8, attention=(2,), bs=8, lr=1e-3),
     small    =dict(size=128, fold=2, widths=(64,128,256,256), layers=2, groups=32, attention=(3,), bs=16, lr=5e-4),
     reference=dict(size=256, fold=1, widths=(128,128,256,256,512,512), layers=2, groups=32, attention=(4,), bs=16, lr=1e-4))
 
@@ -298,7 +300,7 @@ def check_size(
 
 # %% ../nbs/02_unet.ipynb #252a3e32
 def create_unet(
-    preset='tiny',    # 'tiny', 'small' or 'reference'
+    preset='tiny',    # 'tiny', 'compact', 'small' or 'reference'
     cond=None,        # `Conditioning`; the default one if None
     size=None,        # side in pixels; the preset's own if None
     channels=3,       # of the image
@@ -387,13 +389,14 @@ def _unet(folder): # the network in a diffusers U-Net folder, with its weights
     return unet
 
 def load_model(
-    folder, # model folder, or a diffusers pipeline folder as the published checkpoints are
+    folder, # model folder, a packaged model's name ('city'), or a diffusers pipeline folder as published
     device='cpu',
     precision=None, # to compute in; None: as trained
 ) -> tuple: # `GuidedUNet` in eval mode, diffusers `DDPMScheduler`
     "Read a model folder; `FileNotFoundError` or `InputError` if it is none, or has no weights"
-    folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f'{folder} does not exist; a model folder is wanted there')
+    folder = model_folder(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{folder} does not exist; name a model folder, or city for the packaged model')
     published = not (folder/'rsguided.json').exists() and (folder/'model_index.json').exists()
     d = {} if published else read_json(folder/'rsguided.json', 'model')
     unet = _unet(folder/'unet')
@@ -409,8 +412,18 @@ def load_model(
     model.precision = precision or model.precision
     info = {k:v for k,v in d.items() if k not in (*_own, 'classes', 'conditioning', 'version')}
     model.info = info or dict(licences=weights_licences(folder))
-    sched = DDPMScheduler.from_config(read_json(folder/'scheduler'/'scheduler_config.json', 'scheduler'))
-    return model.to(device).eval(), sched
+    model.scheduler = DDPMScheduler.from_config(read_json(folder/'scheduler'/'scheduler_config.json', 'scheduler'))
+    return model.to(device).eval(), model.scheduler
+
+def model_folder(path): return packaged(path, ('rsguided.json', 'model_index.json'))
+
+@patch(cls_method=True)
+def pretrained(cls:GuidedUNet,
+    name='city',  # packaged model, or a model folder
+    device='cpu',
+) -> GuidedUNet:  # in eval mode; its `scheduler` holds noise schedule and objective
+    "A trained network"
+    return load_model(name, device)[0]
 
 # %% ../nbs/02_unet.ipynb #b11ca329
 def check_unet(unet, folder): # `InputError` if it wants more than image and timestep, or cannot be widened
@@ -448,6 +461,45 @@ def to_diffusers(
     save_unet(folder, model.unet, scheduler)
     return save_json(folder/'model_index.json', dict(_class_name='DDPMPipeline', unet=['diffusers', 'UNet2DModel'],
         scheduler=['diffusers', type(scheduler).__name__])).parent
+
+# %% ../nbs/02_unet.ipynb #99ea164c
+def channel_names(cond): # of a `Conditioning`: lower case, the building class under one name
+    c = cond.classes
+    names = ['building' if i == c.building else n.casefold() for i,n in enumerate(c.names)]
+    return Conditioning(Classes(names, c.palette, c.building), cond.channels, cond.kinds).names
+
+def match_channels(
+    weight, # (out, len(was)*fold², kh, kw) of the first convolution
+    was,    # names of its channels, image channels included
+    now,    # names of the channels to have
+    fold=1,
+) -> torch.Tensor: # (out, len(now)*fold², kh, kw)
+    "Input weights for other channels: matched by name, zero where the name is new"
+    old = weight.unflatten(1, (len(was), fold**2))
+    parts = [old[:,was.index(n)] if n in was else torch.zeros_like(old[:,0]) for n in now]
+    return torch.stack(parts, 1).flatten(1, 2)
+
+# %% ../nbs/02_unet.ipynb #34ad6220
+def adapt(
+    net,       # trained `GuidedUNet`
+    cond,      # `Conditioning` to have
+    size=None, # side in pixels; the network's own if None
+) -> GuidedUNet:
+    "The network under another condition: channels, classes and domains are matched by name"
+    images = [f'image {i}' for i in range(net.channels)]
+    was, now = images + channel_names(net.cond), images + channel_names(cond)
+    told = 'identity' if cond.gsd or cond.domains else None
+    unet = UNet2DModel.from_config({**net.unet.config, 'in_channels': len(now)*net.fold**2, 'class_embed_type': told})
+    sd = net.unet.state_dict()
+    sd['conv_in.weight'] = match_channels(sd['conv_in.weight'], was, now, net.fold)
+    unet.load_state_dict(sd)
+    new = GuidedUNet(unet, cond, size or net.size, net.channels, net.fold, net.preset, net.precision, net.dtype)
+    if cond.gsd and net.cond.gsd: new.numbers.gsd.load_state_dict(net.numbers.gsd.state_dict())
+    both = [(i, net.cond.domains.index(d)) for i,d in enumerate(cond.domains) if d in net.cond.domains]
+    with torch.no_grad():
+        for i,j in [(-1, -1), *both]*bool(both): new.numbers.domain.weight[i+1] = net.numbers.domain.weight[j+1]
+    new.info = dict(licences=net.info.get('licences', []))
+    return new
 
 # %% ../nbs/02_unet.ipynb #aa428f3a
 def warm_start(
