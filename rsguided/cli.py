@@ -21,7 +21,7 @@ from .core import InputError, fingerprint, folder_lock, read_json, read_jsonl, s
 
 # %% ../nbs/07_cli.ipynb #2e0818d5
 COMMANDS = dict(
-    demo=('cli', 'all stages on the synthetic city, ending with a report'),
+    demo=('cli', 'all stages on a synthetic city, ending with a report'),
     run=('cli', 'all stages on a data set; run again, it goes on where it stopped'),
     city=('city', 'write a synthetic city with its true land cover'),
     download=('download', 'the BEGC 2024 data, from Kaggle'),
@@ -315,7 +315,8 @@ def first_look(
     inst = np.stack([draw_instances(b, net.size, net.size) for b in blds])
     noise = torch.stack([image_noise((3, net.size, net.size), seed, str(j), 0) for j in range(8)])
     x = paint(net, sched, *(torch.from_numpy(o).long() for o in (np.stack(masks), inst)), noise, gsd=torch.full((8,), CITY['gsd']))
-    seen = [p.argmax(0) for p in predict(load_segmenter('city'), list(ims := to_uint8(x)), device=device)]
+    ims = [*to_uint8(x)]
+    seen = [p.argmax(0) for p in predict(load_segmenter('city'), ims, device=device)]
     row = lambda tiles: np.concatenate([np.pad(t, ((2, 2), (2, 2), (0, 0)), constant_values=255) for t in tiles], 1)
     save_image(path := Path(out)/'painted.png', np.concatenate([row(colour(np.stack(masks))), row(ims), row(colour(np.stack(seen)))]))
     return path

@@ -63,6 +63,7 @@ class Folded(nn.Module):
         super().__init__()
         store_attr()
     def forward(self, x): return F.pixel_shuffle(self.net(F.pixel_unshuffle(x, self.fold)), self.fold)
+    def encoder(self, x): return self.net.encoder(F.pixel_unshuffle(x, self.fold))
 
 def build_segmenter(
     n_classes,          # classes that are told apart

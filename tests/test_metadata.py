@@ -30,6 +30,12 @@ def test_version():
     import rsguided
     assert rsguided.__version__ == cfg['version']
 
+def test_models():
+    "The packaged networks are installed with their cards"
+    from rsguided.core import PACKAGED
+    for f in ('city/unet/diffusion_pytorch_model.safetensors', 'city/README.md', 'city_reader/model.safetensors'):
+        assert (PACKAGED/f).is_file(), f
+
 def test_requirements():
     "Dependencies and extras, all of them and no others"
     want = reqs(lines('requirements'))
