@@ -33,7 +33,7 @@ from rsguided.sample import image_noise, paint, to_uint8
 from rsguided.sources import components, outlines
 from rsguided.unet import Conditioning, create_unet, load_model, save_model
 
-SIZE = 128
+SIZE, DETAIL = 128, 6.
 PAINTER, READER, VALID, UNSEEN = (k*10**6 for k in (1, 2, 3, 4))   # first city of each use
 
 class CityTiles:
@@ -43,8 +43,10 @@ class CityTiles:
         cities=4,    # at a time; each is left after `tiles` tiles
         tiles=64,
         size=SIZE,   # pixels
+        start=0,     # position of the first tile in the stream
     ): store_attr()
     def tile(self, p):
+        p += self.start
         block, i = divmod(p, self.cities*self.tiles)
         u,v = np.random.default_rng([self.first, p]).random(2)
         gsd = GSD*(1/GSD)**u**2                            # 0.3 to 1 m, half under 0.41
@@ -62,9 +64,9 @@ class Fixed:
     def __len__(self): return len(self.batch[0])
     def __getitem__(self, idxs): return [x[idxs] for x in self.batch]
 
-def loaders(a, device, ranks):
+def loaders(a, device, ranks, start):
     kw = dict(bs=a.batch_size, device=device, after_batch=to_float)
-    train = BatchStreamDL(CityTiles(PAINTER + a.seed*10**5), n=a.batch_size*500, drop_last=True, num_workers=a.workers, **kw)
+    train = BatchStreamDL(CityTiles(PAINTER + a.seed*10**5, start=start), n=a.batch_size*500, drop_last=True, num_workers=a.workers, **kw)
     train.rank, train.world = ranks.rank, ranks.world
     return DataLoaders(train, BatchDL(Fixed(CityTiles(VALID, 16, 1), 64), num_workers=0, **kw), device=device)
 
@@ -72,30 +74,26 @@ def new_painter(precision):
     cond = Conditioning(channels=('classes', 'boundary', 'distance'), gsd=True, ablate=.02, null=.1)
     return create_unet('compact', cond, SIZE, precision=precision)
 
-def weights_of(abar, most=6.):
-    """How much a noise level counts: as in Karras et al. 2022 (table 1) for images of deviation 0.5, but no more than
-    `most` times what pure noise counts. With equal weights the last steps, which make pictures sharp, learn last."""
-    w = (1 + abar/(1-abar)/4).clamp(max=most)
-    return w/w.mean()
-
 def train_painter(a, device):
     "Train until the minutes are over, earlier sessions included"
     folder, ranks, sched = a.out/'city', Ranks(), noise_schedule()
     torch.manual_seed(a.seed)
-    net = load_model('city')[0] if a.init else new_painter(pick_precision(a.precision, device))
+    precision = pick_precision(a.precision, device)
+    net = load_model('city', precision=precision)[0] if a.init else new_painter(precision)
+    was = {k: net.info.get(k, 0) for k in ('images', 'seconds')}                       # by the painter to begin with
     settings = Settings(net.precision, False)
     settings.apply(net, device)
-    learn = diffusion_learner(loaders(a, device, ranks), net, sched, a.seed, ema=.999, minutes=a.minutes, lr=a.lr, warmup=100)
-    learn.noise_cb.weights = weights_of(sched.alphas_cumprod)
+    learn = diffusion_learner(loaders(a, device, ranks, was['images']), net, sched, a.seed, ema=.999, detail=DETAIL, minutes=a.minutes,
+        lr=a.lr, warmup=100)
     if checkpoints(folder/'resume'): load_state(learn, last_state(folder/'resume'))
     def save(learn):
         st = train_state(learn)
         write_state(folder/'resume', st)
         write_history(a.out, st['rows'])
-        seen = learn.step_cb.step*a.batch_size*ranks.world
+        seen = was['images'] + learn.step_cb.step*a.batch_size*ranks.world
         save_model(folder, net, sched, {k: v.bfloat16() for k,v in st['ema'].items()}, step=st['step'],
-            seconds=round(st['seconds'], 1), images=seen, gsd=.4, licences=[], processor=processor(device),
-            processes=ranks.world, settings=settings.to_dict())
+            seconds=round(was['seconds'] + st['seconds'], 1), images=seen, gsd=.4, licences=[], processor=processor(device),
+            processes=ranks.world, settings=settings.to_dict(), training=dict(detail=DETAIL))
     with Stop() as stop:
         learn.add_cb(CheckpointCB(save, a.save_every, stop))
         if learn.step_cb.share() < 1: fit_all(learn)
@@ -211,7 +209,7 @@ if __name__ == '__main__':
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--device')
     p.add_argument('--precision')
-    p.add_argument('--init', action='store_true', help='begin with the painter of the package')
+    p.add_argument('--init', action='store_true', help='begin with the painter of the package, and with the tiles that come after those it has seen')
     p.add_argument('--only', choices=('painter', 'reader', 'measure'), help='this part alone')
     p.add_argument('--install', action='store_true', help='put the networks into the package')
     a = p.parse_args()

@@ -77,12 +77,16 @@ def target(
 def loss_weights(
     abar,            # (T,)
     prediction_type, # see `target`
-    min_snr=None,    # gamma, customarily 5; None: all weights are 1
+    min_snr=None,    # gamma, customarily 5; None or 0: not this weighting
+    detail=None,     # how much low noise counts at most, say 6; None or 0: not this weighting
 ) -> torch.Tensor:   # (T,)
-    "Min-SNR weights of the squared error of what is predicted"
-    if not min_snr: return torch.ones_like(abar)
+    "Weights of the squared error of what is predicted: min-SNR, detail, or all 1"
+    if min_snr and detail: raise InputError('min_snr and detail are two weightings; choose one')
+    if not min_snr and not detail: return torch.ones_like(abar)
     snr = abar/(1-abar)
-    return snr.clamp(max=min_snr)/dict(sample=1., epsilon=snr, v_prediction=snr+1)[prediction_type]
+    w = snr.clamp(max=min_snr) if min_snr else (1 + snr/4).clamp(max=detail)
+    if detail: w = w/w.mean()
+    return w/dict(sample=1., epsilon=snr, v_prediction=snr+1)[prediction_type]
 
 def weighted_mse(
     pred, targ, # (n,c,h,w)
@@ -114,10 +118,11 @@ class NoiseCB(Callback):
         scheduler, # see `noise_schedule`
         seed=0,
         min_snr=None, # see `loss_weights`
+        detail=None,  # likewise
     ):
         store_attr('cond,seed')
         self.abar, self.kind = scheduler.alphas_cumprod, scheduler.config.prediction_type
-        self.weights = loss_weights(self.abar, self.kind, min_snr)
+        self.weights = loss_weights(self.abar, self.kind, min_snr, detail)
     def before_batch(self):
         b = Batch(*self.xb, *self.yb)
         w = next(self.model.parameters())
@@ -253,6 +258,7 @@ def diffusion_learner(
     seed=0,         # of noise and timesteps
     ema=.995,       # decay of the averaged weights
     min_snr=None,   # see `loss_weights`
+    detail=None,    # likewise
     loss_func=weighted_mse, # of prediction, target and weights
     betas=(.9, .99), # of AdamW
     cbs=(),         # further callbacks
@@ -260,7 +266,7 @@ def diffusion_learner(
 ) -> Learner:
     "A fastai `Learner` that trains a denoiser; see `fit_all`"
     step = StepCB(**kwargs)
-    cbs = [NoiseCB(model.cond, scheduler or noise_schedule(), seed, min_snr), step, EMACB(ema), LossCB(), *cbs]
+    cbs = [NoiseCB(model.cond, scheduler or noise_schedule(), seed, min_snr, detail), step, EMACB(ema), LossCB(), *cbs]
     learn = Learner(dls, model, loss_func, opt_func=partial(fused_adamw, betas=betas), lr=step.lr, cbs=cbs)
     learn.remove_cb(learn.recorder)     # `LossCB` keeps the losses, in any precision
     return learn
@@ -452,11 +458,11 @@ def write_history(folder, rows):
 
 # %% ../nbs/03_ddim_train.ipynb #54846b35
 RECIPES = dict(
-    default=dict(prediction_type='sample', schedule='cosine', min_snr=0., channels='classes,boundary', accumulate=1,
+    default=dict(prediction_type='sample', schedule='cosine', min_snr=0., detail=0., channels='classes,boundary', accumulate=1,
         warmup=50, ema=.995, clip=1., betas=(.9, .99), symmetries=8, ablate=0., null=0.),
     v=dict(prediction_type='v_prediction'),
-    v_zero_snr=dict(prediction_type='v_prediction', schedule='zero_snr', min_snr=5.),
-    epsilon=dict(prediction_type='epsilon', min_snr=5.),
+    v_zero_snr=dict(prediction_type='v_prediction', schedule='zero_snr', min_snr=5., detail=0.),
+    epsilon=dict(prediction_type='epsilon', min_snr=5., detail=0.),
     published=dict(prediction_type='epsilon', schedule='linear', channels='id', batch_size=2, accumulate=8, lr=1e-4,
         warmup=500, ema=0., betas=(.9, .999), symmetries=1))
 
@@ -472,7 +478,7 @@ def follow_recipe(
     return own | RECIPES['default'] | RECIPES[name] | {k: v for k,v in given.items() if v is not None}
 
 # %% ../nbs/03_ddim_train.ipynb #39673363
-LIMITS = dict(lr=(1e-12, math.inf), warmup=(0, math.inf), min_steps=(0, math.inf), ema=(0, 1), min_snr=(0, math.inf), workers=(0, 1024),
+LIMITS = dict(lr=(1e-12, math.inf), warmup=(0, math.inf), min_steps=(0, math.inf), ema=(0, 1), min_snr=(0, math.inf), detail=(0, math.inf), workers=(0, 1024),
     seed=(0, 2**63-1), **dict.fromkeys(('batch_size', 'accumulate', 'save_every', 'keep', 'preview_every'), (1, math.inf)))
 
 def check_numbers(
@@ -552,8 +558,9 @@ def told_by(
     config = net.scheduler.config
     same = lambda kw: all(config.get(k) == v for k,v in (dict(rescale_betas_zero_snr=False) | kw).items())
     schedule = next((k for k,kw in SCHEDULES.items() if same(kw)), None)
+    weighting = {k: v for k,v in net.info.get('training', {}).items() if k in ('min_snr', 'detail')}
     return dict(channels=','.join(net.cond.channels) or 'none', ablate=net.cond.ablate, null=net.cond.null,
-        prediction_type=config.prediction_type, schedule=schedule)
+        prediction_type=config.prediction_type, schedule=schedule, **weighting)
 
 def network(
     preset, cond, size, kind, # `kind`: a pair with the channels and type of the images
@@ -602,6 +609,7 @@ def train(
     prediction_type:str=None, # what the network predicts: sample, epsilon or v_prediction
     schedule:str=None,     # of the noise: linear, cosine or zero_snr
     min_snr:float=None,    # gamma of min-SNR weighting; 0: none
+    detail:float=None,     # how much low noise counts at most, in units of pure noise, say 6; 0: all noise counts alike
     channels:str=None,     # of the condition: classes, boundary, distance, id, separated by commas; none: unconditional
     kinds:str='all',       # kinds of masks in the store, separated by commas
     gsd:bool=False,        # tell the network the ground resolution
@@ -665,7 +673,7 @@ class Training:
         self.prepare()
         self.ranks.wait()
 
-_recipe = ('batch_size', 'accumulate', 'lr', 'warmup', 'ema', 'prediction_type', 'schedule', 'min_snr',
+_recipe = ('batch_size', 'accumulate', 'lr', 'warmup', 'ema', 'prediction_type', 'schedule', 'min_snr', 'detail',
     'channels', 'ablate', 'null', 'symmetries')
 
 @patch
@@ -694,7 +702,7 @@ def prepare(self:Training):
         how['symmetries'], a['workers'], self.device, weights=weights, kinds=self.cond.kinds, domains=self.cond.domains,
         rank=self.ranks.rank, world=self.ranks.world)
     self.learn = diffusion_learner(dls, self.net, self.sched, a['seed'], how['ema'], how['min_snr'],
-        steps=self.length[0], minutes=self.length[1], min_steps=a['min_steps'], **{k: how[k] for k in ('accumulate', 'lr', 'warmup', 'clip', 'betas')})
+        how['detail'], steps=self.length[0], minutes=self.length[1], min_steps=a['min_steps'], **{k: how[k] for k in ('accumulate', 'lr', 'warmup', 'clip', 'betas')})
     flags = sorted({*self.store.licences, *self.net.info.pop('licences', [])})
     self.facts = dict(gsd=stored_gsd(self.tr, self.net.size), data=self.args['data'], licences=flags,
         n_train=len(self.tr), range=self.tr[0].range, processes=self.ranks.world, processor=processor(self.device),
