@@ -123,13 +123,14 @@ def estimate(
     import torch
     from rsguided.ddim_train import trained_model
     from rsguided.machine import step_seconds
-    from rsguided.unet import Cond, adapt, create_unet
+    from rsguided.unet import adapt, create_unet
     net = trained_model(a.init)
     model = adapt(net, net.cond, a.size) if net else create_unet(a.preset, size=a.size)
     model.precision = a.precision
     model.to(a.device)
     z = lambda *shape: torch.zeros(a.batch_size, *shape, device=a.device)
-    batch = z(3, a.size, a.size), z().long(), Cond(z(model.cond.n, a.size, a.size))
+    mask = z(a.size, a.size).long()
+    batch = z(3, a.size, a.size), z().long(), model.cond(mask, mask)
     with torch.no_grad(): fwd = seconds_of(lambda: model(*batch).mean().item())
     of_steps = lambda n: min(step_seconds(model, a.batch_size, 3))*n/60
     train = max(a.minutes, of_steps(a.min_steps) if a.min_steps else 0) if a.minutes else of_steps(a.steps)

@@ -265,7 +265,7 @@ class GuidedUNet(nn.Module):
         self.unet, told = own_blocks(unet), cond.gsd or cond.domains
         self.numbers = Numbers(cond, 4*unet.config.block_out_channels[0]) if told else None
         store_attr('cond,size,channels,fold,preset,precision,dtype')
-        self.info = {}
+        self.info, self.scheduler = {}, None
     def forward(self, xt, t, cond):
         x = F.pixel_unshuffle(torch.cat([xt, cond.maps], 1), self.fold)
         with autocast(xt.device, self.precision):
@@ -498,7 +498,7 @@ def adapt(
     both = [(i, net.cond.domains.index(d)) for i,d in enumerate(cond.domains) if d in net.cond.domains]
     with torch.no_grad():
         for i,j in [(-1, -1), *both]*bool(both): new.numbers.domain.weight[i+1] = net.numbers.domain.weight[j+1]
-    new.info = dict(licences=net.info.get('licences', []))
+    new.info, new.scheduler = dict(licences=net.info.get('licences', [])), net.scheduler
     return new
 
 # %% ../nbs/02_unet.ipynb #aa428f3a

@@ -153,6 +153,23 @@ def test_script(tmp_path):
     for f in ('tiles.jpg', 'loss.png', 'figures.json', 'city/README.md', 'city_reader/segmenter.json'): assert (tmp_path/f).exists(), f
     assert re.search(r'\| building IoU \| [\d.]+ \| [\d.]+', done.stdout)
 
+def test_run(city, tmp_path):
+    "`run --init city`: the size and the network are its own; the report knows before and after"
+    args = ['run', str(city), str(tmp_path/'run'), '--init', 'city', '--size', '32', '--steps', '1', '--reader-steps', '5', '--sample-steps', '2',
+        '--precision', 'fp32', '--device', 'cpu']
+    assert main(args) == 0
+    d = json.loads((tmp_path/'run'/'report.json').read_text())
+    test_eq((d['model']['preset'], set(d['fidelity']['trained'])), ('compact', {'before', 'after'}))
+    assert 'trained on real images alone' in (tmp_path/'run'/'report.html').read_text()
+    assert main([*args[:3], '--init', 'nowhere']) == 2 and main([*args[:3], '--reader', 'nowhere']) == 2
+
+def test_experiment(tmp_path):
+    "`experiment --init city`: every generator begins with it"
+    args = ['--arms', 'real,real+synthetic', '--labels', '4', '--seeds', '1', '--steps', '2', '--model-steps', '1', '--size', '32', '--tile', '64',
+        '--sample-steps', '2', '--val-tiles', '2', '--test-tiles', '2', '--precision', 'fp32', '--device', 'cpu']
+    assert main(['experiment', 'city', str(tmp_path/'e'), '--init', 'city', *args]) == 0
+    assert load_model(next((tmp_path/'e').rglob('rsguided.json')).parent)[0].preset == 'compact'
+
 def test_demo(tmp_path, capsys):
     "The README's first command, with seconds of training: a first look, every stage, before and after in the report"
     out = tmp_path/'demo'
