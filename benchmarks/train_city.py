@@ -43,7 +43,8 @@ class CityTiles:
         cities=4,    # at a time; each is left after `tiles` tiles
         tiles=64,
         size=SIZE,   # pixels
-        start=0,     # position of the first tile in the stream
+        start=0,     # number of the first tile in the stream
+        cut=1,       # 2: four quarters in place of a tile, each with noise of its own; position is then that of a quarter
     ): store_attr()
     def tile(self, p):
         p += self.start
@@ -52,8 +53,15 @@ class CityTiles:
         gsd = GSD*(1/GSD)**u**2                            # 0.3 to 1 m, half under 0.41
         im,lab,blds = city_tile(self.first + block*self.cities + i%self.cities, i//self.cities, self.size, gsd)
         return im, lab, draw_instances(blds, self.size, self.size), gsd*(v > .1)     # a tenth does not tell it
+    def pieces(self, p): # of tile `p`: all of it, or its quarters
+        im,lab,inst,gsd = self.tile(p)
+        s = self.size//self.cut
+        boxes = [np.s_[y:y+s,x:x+s] for y in range(0, self.size, s) for x in range(0, self.size, s)]
+        return [(im[b], lab[b], inst[b], gsd) for b in boxes]
     def __getitem__(self, positions):
-        ims,labs,insts,gsds = map(np.stack, zip(*map(self.tile, positions)))
+        k = self.cut**2
+        of = {t: self.pieces(t) for t in {p//k for p in positions}}
+        ims,labs,insts,gsds = map(np.stack, zip(*(of[p//k][p%k] for p in positions)))
         none = torch.full((len(gsds),), -1)
         return (torch.from_numpy(ims).permute(0,3,1,2), torch.from_numpy(labs)[:,None], torch.from_numpy(insts),
             torch.tensor(gsds, dtype=torch.float32), none)
@@ -65,10 +73,11 @@ class Fixed:
     def __getitem__(self, idxs): return [x[idxs] for x in self.batch]
 
 def loaders(a, device, ranks, start):
-    kw = dict(bs=a.batch_size, device=device, after_batch=to_float)
-    train = BatchStreamDL(CityTiles(PAINTER + a.seed*10**5, start=start), n=a.batch_size*500, drop_last=True, num_workers=a.workers, **kw)
+    kw, bs = dict(device=device, after_batch=to_float), a.batch_size*a.cut**2
+    tiles = CityTiles(PAINTER + a.seed*10**5, start=start, cut=a.cut)
+    train = BatchStreamDL(tiles, bs=bs, n=bs*500, drop_last=True, num_workers=a.workers, **kw)
     train.rank, train.world = ranks.rank, ranks.world
-    return DataLoaders(train, BatchDL(Fixed(CityTiles(VALID, 16, 1), 64), num_workers=0, **kw), device=device)
+    return DataLoaders(train, BatchDL(Fixed(CityTiles(VALID, 16, 1), 64), bs=16, num_workers=0, **kw), device=device)
 
 def new_painter(precision):
     cond = Conditioning(channels=('classes', 'boundary', 'distance'), gsd=True, ablate=.02, null=.1)
@@ -203,6 +212,7 @@ if __name__ == '__main__':
     p.add_argument('--reader-tiles', type=int, default=3000)
     p.add_argument('--unseen', type=int, default=256, help='tiles to measure on')
     p.add_argument('--batch-size', type=int, default=8, help='of every process')
+    p.add_argument('--cut', type=int, default=1, help='2: train on quarters of tiles, four times as many noise levels a step')
     p.add_argument('--lr', type=float, default=1e-3)
     p.add_argument('--workers', type=int, default=1, help='processes that draw tiles, for every process that trains')
     p.add_argument('--save-every', type=int, help='optimiser steps; once a minute if not given')

@@ -6,12 +6,12 @@ Docs: https://rsguided.github.io/rsguided/ddim_train.html.md"""
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PREDICTS', 'RECIPES', 'LIMITS', 'WROTE', 'noise_schedule', 'add_noise', 'target', 'loss_weights',
-           'weighted_mse', 'draws', 'NoiseCB', 'lr_factor', 'StepCB', 'MemoryElsewhere', 'NoNumber', 'EMACB', 'LossCB',
-           'fused_adamw', 'diffusion_learner', 'halve_batch', 'fit_all', 'plot_losses', 'train_state', 'load_state',
-           'checkpoints', 'is_whole', 'write_state', 'last_state', 'CheckpointCB', 'picture_row', 'PreviewCB',
-           'ProgressCB', 'TensorBoardCB', 'read_history', 'write_history', 'follow_recipe', 'check_numbers',
-           'training_length', 'check_folder', 'clear_model', 'read_state', 'training_pairs', 'told_by', 'network',
-           'trained_model', 'start_of', 'train', 'Training', 'stored_gsd', 'disk_full', 'Interrupted']
+           'weighted_mse', 'timestep', 'draws', 'NoiseCB', 'lr_factor', 'StepCB', 'MemoryElsewhere', 'NoNumber',
+           'EMACB', 'LossCB', 'fused_adamw', 'diffusion_learner', 'halve_batch', 'fit_all', 'plot_losses',
+           'train_state', 'load_state', 'checkpoints', 'is_whole', 'write_state', 'last_state', 'CheckpointCB',
+           'picture_row', 'PreviewCB', 'ProgressCB', 'TensorBoardCB', 'read_history', 'write_history', 'follow_recipe',
+           'check_numbers', 'training_length', 'check_folder', 'clear_model', 'read_state', 'training_pairs', 'told_by',
+           'network', 'trained_model', 'start_of', 'train', 'Training', 'stored_gsd', 'disk_full', 'Interrupted']
 
 # %% ../nbs/03_ddim_train.ipynb #1eca63c6
 import csv, errno, math, shutil, time, warnings
@@ -96,18 +96,27 @@ def weighted_mse(
     return (w*(pred-targ).square().flatten(1).mean(1)).mean()
 
 # %% ../nbs/03_ddim_train.ipynb #63ec4076
+def timestep(
+    T,    # timesteps
+    seed, position, # of a training example
+) -> int: # 0..T-1
+    "Of a Kronecker sequence: any stretch of examples has its timesteps evenly spread"
+    start = torch.rand((), generator=generator(seed, 'timesteps'), dtype=torch.float64).item()
+    return int(T*((start + position*(5**.5-1)/2) % 1))
+
 def draws(
     shape,      # (c,h,w) of an image
     T,          # timesteps
     n_classes,
-    seed, positions, # an example's random numbers are a function of these
+    seed, positions, # an example's random numbers are a function of these: numbers in training, else texts
     device='cpu',
 ) -> tuple:     # noise (n,c,h,w), timesteps (n,), numbers (n,1+classes) in [0,1)
     "What is random about training examples"
     def one(p):
         g = generator(seed, p, device=device)
         kw = dict(generator=g, device=device)
-        return torch.randn(shape, **kw), torch.randint(T, (), **kw), torch.rand(1+n_classes, **kw)
+        t = torch.randint(T, (), **kw) if isinstance(p, str) else torch.tensor(timestep(T, seed, p), device=device)
+        return torch.randn(shape, **kw), t, torch.rand(1+n_classes, **kw)
     return tuple(map(torch.stack, zip(*map(one, positions))))
 
 class NoiseCB(Callback):
