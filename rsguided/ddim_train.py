@@ -573,11 +573,12 @@ def told_by(
 
 def network(
     preset, cond, size, kind, # `kind`: a pair with the channels and type of the images
-    init=None, # `GuidedUNet` to begin with, or the folder of an unconditional diffusers U-Net
+    init=None, # `GuidedUNet` to begin with, or as in `train`
 ):
     "The network to train"
     if not init: return create_unet(preset, cond, size, kind.channels, dtype=kind.dtype)
-    net = adapt(init, cond, size) if isinstance(init, GuidedUNet) else warm_start(init, cond, size)
+    begun = init if isinstance(init, GuidedUNet) else trained_model(init)
+    net = adapt(begun, cond, size) if begun else warm_start(init, cond, size)
     if net.channels != kind.channels:
         raise InputError(f'the model to begin with paints images of {net.channels} channels, and the pairs have {kind.channels}; '
             'begin with a model for as many channels, or without one')
@@ -586,14 +587,14 @@ def network(
     return net
 
 def trained_model(
-    init, # what `train` is told to begin with
+    init, # model folder, packaged name or diffusers folder, as in `train`
 ) -> GuidedUNet: # None where it is none of ours
     "A model folder or a packaged model, opened"
     return load_model(init)[0] if init and (model_folder(init)/'rsguided.json').exists() else None
 
 def start_of(
     preset, # name in `PRESETS`
-    init=None, # what `train` is told to begin with; it goes before the preset
+    init=None, # as in `train`; it goes before the preset
 ) -> tuple: # preset, side of its images in pixels
     "The network that a training begins with"
     net, p = trained_model(init), check_preset(preset)

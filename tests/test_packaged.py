@@ -41,7 +41,7 @@ def test_model():
     for a,b in zip(net.parameters(), own.parameters()): assert torch.equal(a, b)
 
 def test_figures():
-    "Painted tiles of an unseen city show their buildings nearly as well as real ones; noise does not"
+    "Painted tiles of an unseen city show most of the buildings that real ones show; noise does not"
     net, sched = load_model('city')
     shown = tiles(16)
     m, inst = (torch.from_numpy(np.stack(o)).long() for o in list(zip(*shown))[1:])
@@ -49,8 +49,8 @@ def test_figures():
     x = to_uint8(paint(net, sched, m, inst, noise, gsd=torch.full((16,), .4)))
     reader = load_segmenter('city')
     of = lambda ims: measure_fidelity(reader, [('', im, *s[1:]) for im,s in zip(ims, shown)], shown)['building']['ratio']
-    assert of(x) > .85
-    assert of(x[::-1]) < .6 and of(to_uint8(noise)) < .6      # of other masks, and of none
+    assert of(x) > .7
+    assert of(x[::-1]) < .4 and of(to_uint8(noise)) < .4      # of other masks, and of none
 
 def test_sharp():
     "Painted tiles are as sharp as real ones: the mean step between neighbouring pixels"
@@ -179,7 +179,7 @@ def test_demo(tmp_path, capsys):
     test_eq(load_image(out/'painted.png').shape, (3*132, 8*132, 3))
     d = json.loads((out/'report.json').read_text())
     f, html = d['fidelity'], (out/'report.html').read_text()
-    assert f['building']['ratio'] > .85
+    assert f['building']['ratio'] > .7
     assert f['trained']['before']['building'] > 0 < f['trained']['after']['building']
     assert 'What training changed' in html and 'trained on other images' in html
     test_eq((d['model']['preset'], d['model']['size'], d['dataset']['faults'], d['arguments']['init']), ('compact', 128, 0, 'city'))
