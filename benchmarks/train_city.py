@@ -33,7 +33,7 @@ from rsguided.sample import image_noise, paint, to_uint8
 from rsguided.sources import components, outlines
 from rsguided.unet import Conditioning, create_unet, load_model, save_model
 
-SIZE, DETAIL = 128, 6.
+SIZE, DETAIL, GUIDANCE = 128, 6., 1.5
 PAINTER, READER, VALID, UNSEEN = (k*10**6 for k in (1, 2, 3, 4))   # first city of each use
 
 class CityTiles:
@@ -102,7 +102,7 @@ def train_painter(a, device):
         seen = was['images'] + learn.step_cb.step*a.batch_size*ranks.world
         save_model(folder, net, sched, {k: v.bfloat16() for k,v in st['ema'].items()}, step=st['step'],
             seconds=round(was['seconds'] + st['seconds'], 1), images=seen, gsd=.4, licences=[], processor=processor(device),
-            processes=ranks.world, settings=settings.to_dict(), training=dict(detail=DETAIL))
+            processes=ranks.world, settings=settings.to_dict(), training=dict(detail=DETAIL), guidance=GUIDANCE)
     with Stop() as stop:
         learn.add_cb(CheckpointCB(save, a.save_every, stop))
         if learn.step_cb.share() < 1: fit_all(learn)
@@ -146,7 +146,7 @@ def measure(a, device):
     k = reader_kid(reader, painted, [t[0] for t in others], device=device)
     both = [buildings_f1(reader, ims, tiles) for ims in (painted, [t[0] for t in tiles])]
     d = {n: net.info[n] for n in ('step', 'images', 'seconds', 'processor', 'processes')}
-    d |= dict(parameters=net.n_params, tiles=a.unseen, building_iou=f['building'], mean_iou=f['mean'],
+    d |= dict(guidance=net.info['guidance'], parameters=net.n_params, tiles=a.unseen, building_iou=f['building'], mean_iou=f['mean'],
         classes={c: v['ratio'] for c,v in f['classes'].items()},
         kid={w: k[w] for w in ('synthetic', 'real')}, f1=dict(zip(('synthetic', 'real'), map(partial(round, ndigits=4), both))))
     save_json(a.out/'figures.json', d, indent=1)
@@ -176,7 +176,8 @@ A diffusion U-Net that paints aerial tiles of 128 px from land-cover masks with 
 {version}: `load_model('city')`, `rsguided sample city MASKS OUT`, `rsguided train PAIRS MODEL --init city`.
 
 - **Sees** one channel for each of seven land-cover classes, the outlines of buildings, the distance to them, and the
-  ground resolution (0.3 to 1 m per pixel; it may be unknown). Guidance works: a tenth of the training tiles had no mask.
+  ground resolution (0.3 to 1 m per pixel; it may be unknown). A tenth of the training tiles had no mask, so guidance
+  works: {guidance} is the default.
 - **Is** a U-Net of {parameters:,} parameters, folded 4x4, that predicts the clean image; bf16 weights.
 - **Was trained** on {images:,} tiles of the synthetic city, each seen once, in {minutes:.0f} minutes
   ({processes} processes on {processor}), by `benchmarks/train_city.py`. No picture of a real place was used.
@@ -184,8 +185,8 @@ A diffusion U-Net that paints aerial tiles of 128 px from land-cover masks with 
 
 ## Figures
 
-{tiles} tiles of cities that neither network has seen, 12 steps of DPM-Solver++, read by `city_reader` beside it, a
-small U-Net trained on other cities. "Real" is the same reader on the true images of the same tiles.
+{tiles} tiles of cities that neither network has seen, 12 steps of DPM-Solver++, guidance {guidance}, read by
+`city_reader` beside it, a small U-Net trained on other cities. "Real" is the same reader on the true images of the same tiles.
 
 | | painted | real | ratio |
 |---|---|---|---|

@@ -336,7 +336,7 @@ def demo(
         if not (out/'city').exists(): city(out/'city', train=240, val=48, test=0, seed=seed)
         return run(out/'city', out, minutes=minutes or 3., min_steps=700, seed=seed, device=device, symmetries=1)
     print(f'painted by the packaged model: {first_look(out, seed, device)} ({time.time()-t:.0f} s)', flush=True)
-    if not (out/'city').exists(): city(out/'city', train=120, val=48, test=0, seed=seed, **CITY)
+    if not (out/'city').exists(): city(out/'city', train=96, val=40, test=0, seed=seed, **CITY)
     return run(out/'city', out, init='city', reader='city', minutes=minutes or .75, lr=2e-4, seed=seed, device=device, symmetries=1)
 
 # %% ../nbs/07_cli.ipynb #6b49b773

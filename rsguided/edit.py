@@ -15,7 +15,7 @@ from scipy import ndimage
 from .core import IGNORE, InputError
 from .data import draw_instances
 from .cache import from_unit, to_unit
-from .sample import image_noise, make_sampler
+from .sample import guidance_of, image_noise, make_sampler
 from .scenes import drawn_by, scene_cond, scene_model, takes_x0
 
 # %% ../nbs/04c_edit.ipynb #1fc75ef2
@@ -109,7 +109,7 @@ def change_pair(
     strength=1.,   # see `edit`
     gsd=None,      # metres per pixel, if the model is told
     domain=None,   # index of the domain, if the model is told
-    guidance=1.,   # on the mask, see `guide`
+    guidance=None, # on the mask, see `guide`; None: what the model recommends, or 1
     interval=(0., 1.), # of guidance
     batch_size=16, # windows at once
 ) -> Change: # images, uint8 masks, buildings; bool (h,w): where labels differ, where pixels may
@@ -127,7 +127,7 @@ def change_pair(
     cond = scene_cond(net.cond, t(after), t(inst), one(gsd), one(domain))
     cond = cond._replace(maps=cond.maps[...,*box])
     x0 = to_unit(image[box].transpose(2,0,1)[None].copy(), net.dtype, net.info.get('range'))
-    model = scene_model(net, scheduler, .5, batch_size, guidance, interval)
+    model = scene_model(net, scheduler, .5, batch_size, guidance_of(net, guidance), interval)
     smp, noise = takes_x0(make_sampler(sampler, scheduler, steps)), image_noise(x0.shape[1:], seed, name, 0)[None]
     x = edit(model, x0, cond, smp, noise, strength, torch.from_numpy(region[box])[None], **drawn_by(smp, seed, name))
     res = image.copy()

@@ -23,7 +23,7 @@ from .cache import from_unit
 from .sources import SCENES, ground_resolution, need_rasterio
 from .landcover import taper, taper_sum, window_starts
 from .unet import load_model
-from .sample import check_guidance, denoise, guide, image_noise, make_sampler, parse_interval
+from .sample import check_guidance, denoise, guidance_of, guide, image_noise, make_sampler, parse_interval
 
 # %% ../nbs/04b_scenes.ipynb #532f94be
 def guess_x0(
@@ -113,7 +113,7 @@ def paint_scene(
     name='scene',  # seed and name give the noise
     gsd=None,      # metres per pixel, if the model is told
     domain=None,   # index of the domain, if the model is told
-    guidance=1.,   # on the mask, see `guide`
+    guidance=None, # on the mask, see `guide`; None: what the model recommends, or 1
     interval=(0., 1.), # of guidance
     callback=None, # called with (i, t, xt) after every step
 ) -> torch.Tensor: # (c,h,w) in [-1,1], on the CPU
@@ -124,7 +124,7 @@ def paint_scene(
     whole = lambda o: torch.as_tensor(o).long()[...,y[:,None],x][None]
     cond = scene_cond(net.cond, whole(mask), whole(inst), one(gsd), one(domain))
     noise = image_noise((net.channels, len(y), len(x)), seed, name, 0)[None]
-    model = scene_model(net, scheduler, overlap, batch_size, guidance, interval)
+    model = scene_model(net, scheduler, overlap, batch_size, guidance_of(net, guidance), interval)
     smp = takes_x0(make_sampler(sampler, scheduler, steps))
     return denoise(model, noise, cond, smp, callback, **drawn_by(smp, seed, name))[0,:,:h,:w].float()
 
@@ -262,7 +262,7 @@ def scene(
     steps:int=12,         # denoising steps
     sampler:str='dpm++',  # ddpm, ddim, dpm++ or unipc
     overlap:float=.5,     # share of a window that the next one covers too
-    guidance:float=1.,    # how much the mask counts; other than 1 takes two network calls a step
+    guidance:float=None,  # how much the mask counts (default: what the model recommends, or 1); other than 1 takes two network calls a step
     guidance_interval:str='0,1', # shares of the noise levels where guidance acts
     batch_size:int=16,    # windows at once
     gsd:float=None,       # metres per pixel (default: what the mask says, or the model)
@@ -277,7 +277,7 @@ def scene(
     make_sampler(sampler, sched, steps)
     windowed(net, net.size, overlap, batch_size)
     interval = parse_interval(guidance_interval)
-    check_guidance(guidance, net, model)
+    check_guidance(guidance := guidance_of(net, guidance), net, model)
     if net.cond.kinds != ('all',):
         raise InputError(f'{model} wants masks of the kinds {", ".join(net.cond.kinds)}; a model of one kind is wanted')
     geo, said, nodata = georeference(mask)

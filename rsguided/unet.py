@@ -498,7 +498,8 @@ def adapt(
     both = [(i, net.cond.domains.index(d)) for i,d in enumerate(cond.domains) if d in net.cond.domains]
     with torch.no_grad():
         for i,j in [(-1, -1), *both]*bool(both): new.numbers.domain.weight[i+1] = net.numbers.domain.weight[j+1]
-    new.info, new.scheduler = dict(licences=net.info.get('licences', [])), net.scheduler
+    kept = ('licences', 'guidance') if cond.null else ('licences',)
+    new.info, new.scheduler = {k: net.info[k] for k in kept if k in net.info}, net.scheduler
     return new
 
 # %% ../nbs/02_unet.ipynb #aa428f3a
