@@ -21,6 +21,12 @@ def size(folder): return sum(f.stat().st_size for f in folder.rglob('*') if f.is
 def tiles(n, seed=77): # of a city that no network has seen
     return [(im, m, draw_instances(b, 128, 128)) for im,m,b in (city_tile(seed, i, 128, .4) for i in range(n))]
 
+def painted(shown, **kw): # what the packaged model paints on the masks of `tiles`, uint8 (n,h,w,3); and its noise
+    net, sched = load_model('city')
+    m, inst = (torch.from_numpy(np.stack(o)).long() for o in list(zip(*shown))[1:])
+    noise = torch.stack([image_noise((3,128,128), 0, str(i), 0) for i in range(len(shown))])
+    return to_uint8(paint(net, sched, m, inst, noise, gsd=torch.full((len(shown),), .4), **kw)), noise
+
 def test_files():
     "Small, in bf16, and described"
     from safetensors import safe_open
@@ -42,11 +48,8 @@ def test_model():
 
 def test_figures():
     "Painted tiles of an unseen city show their buildings nearly as well as real ones; noise does not"
-    net, sched = load_model('city')
     shown = tiles(16)
-    m, inst = (torch.from_numpy(np.stack(o)).long() for o in list(zip(*shown))[1:])
-    noise = torch.stack([image_noise((3,128,128), 0, str(i), 0) for i in range(16)])
-    x = to_uint8(paint(net, sched, m, inst, noise, gsd=torch.full((16,), .4)))
+    x, noise = painted(shown)
     reader = load_segmenter('city')
     of = lambda ims: measure_fidelity(reader, [('', im, *s[1:]) for im,s in zip(ims, shown)], shown)['building']['ratio']
     assert of(x) > .85
@@ -54,21 +57,15 @@ def test_figures():
 
 def test_sharp():
     "Painted tiles are as sharp as real ones: the mean step between neighbouring pixels"
-    net, sched = load_model('city')
     shown = tiles(8)
-    m, inst = (torch.from_numpy(np.stack(o)).long() for o in list(zip(*shown))[1:])
-    noise = torch.stack([image_noise((3,128,128), 0, str(i), 0) for i in range(8)])
-    x = to_uint8(paint(net, sched, m, inst, noise, gsd=torch.full((8,), .4)))
+    x, _ = painted(shown)
     step = lambda ims: np.mean([np.abs(np.diff(im.astype(float), axis=a)).mean() for im in ims for a in (0, 1)])
     assert .6 < step(x)/step([im for im,*_ in shown]) < 1.5
 
 def test_guidance():
     "Guidance moves the image; without the mask it paints something else"
-    net, sched = load_model('city')
-    (_,m,inst), = tiles(1)
-    a = torch.from_numpy(m[None]).long(), torch.from_numpy(inst[None]).long(), image_noise((3,128,128), 0, 'g', 0)[None]
-    xs = [paint(net, sched, *a, steps=4, guidance=g) for g in (0., 1., 2.)]
-    assert all((p-q).abs().mean() > .02 for p,q in zip(xs, xs[1:]))
+    xs = [painted(tiles(1), steps=4, guidance=g)[0].astype(float)/127.5 for g in (0., 1., 2.)]
+    assert all(np.abs(p-q).mean() > .02 for p,q in zip(xs, xs[1:]))
 
 def test_recommended_guidance(pairs, tmp_path):
     "The model's own scale is the default, also after further training with null examples; a scale of yours goes first"
