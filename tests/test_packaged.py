@@ -38,7 +38,7 @@ def test_files():
     assert not list(PACKAGED.rglob('*.pt'))
 
 def test_model():
-    "What the issue asks of it: size, channels, ground resolution, guidance"
+    "Size, channels, ground resolution, null examples; both ways to open it are one"
     net, sched = load_model('city')
     test_eq((net.size, net.cond.channels, net.cond.gsd, net.cond.classes), (128, ('classes', 'boundary', 'distance'), True, LOVEDA))
     assert net.cond.null > 0 and net.n_params < 4.1e6 and not net.training
