@@ -130,7 +130,7 @@ def test_empty_mask_folder(capsys, model, tmp_path):
 def test_preset_and_size(capsys, data, store, tmp_path):
     out = tmp_path/'out'
     for c in (('train', store, out), ('run', data, out)):
-        refused(capsys, out, *c, '--preset', 'huge', words=['huge', 'tiny, small, reference'])
+        refused(capsys, out, *c, '--preset', 'huge', words=['huge', 'tiny, compact, small, reference'])
         refused(capsys, out, *c, '--size', 60, words=['60', 'multiple of 8'])
         refused(capsys, out, *c, '--steps', 0, words=['more than 0'])
     refused(capsys, out, 'run', data, out, '--sampler', 'euler', words=['euler', 'ddim'])
