@@ -105,8 +105,9 @@ def train_painter(a, device):
             processes=ranks.world, settings=settings.to_dict(), training=dict(detail=DETAIL), guidance=GUIDANCE)
     with Stop() as stop:
         learn.add_cb(CheckpointCB(save, a.save_every, stop))
-        if learn.step_cb.share() < 1: fit_all(learn)
-        if ranks.main: save(learn)
+        if learn.step_cb.share() < 1:
+            fit_all(learn)
+            if ranks.main: save(learn)
     return not stop.asked
 
 def train_reader(a, device):
@@ -162,7 +163,8 @@ def measure(a, device):
         painted_f1=both[0], real_f1=both[1]))
 
 def row(tiles, gap=2): return np.concatenate([np.pad(t, ((gap,)*2, (gap,)*2, (0, 0)), constant_values=255) for t in tiles], 1)
-def sheet(path, tiles, cols=10): # a picture of many tiles
+def sheet(path, tiles, cols=10): # a picture of many tiles, whole rows of them
+    cols = min(cols, len(tiles))
     save_image(path, np.concatenate([row(tiles[i:i+cols], 1) for i in range(0, len(tiles)-cols+1, cols)]), quality=88)
 
 CARD = """---

@@ -2,7 +2,7 @@
 import json, os, re, runpy, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
-from fastcore.test import test_close, test_eq
+from fastcore.test import test_eq as eq
 from rsguided.city import city_tile
 from rsguided.core import LOVEDA, PACKAGED, Classes, read_jsonl, save_mask
 from rsguided.cli import main
@@ -40,10 +40,10 @@ def test_files():
 def test_model():
     "Size, channels, ground resolution, null examples; both ways to open it are one"
     net, sched = load_model('city')
-    test_eq((net.size, net.cond.channels, net.cond.gsd, net.cond.classes), (128, ('classes', 'boundary', 'distance'), True, LOVEDA))
+    eq((net.size, net.cond.channels, net.cond.gsd, net.cond.classes), (128, ('classes', 'boundary', 'distance'), True, LOVEDA))
     assert net.cond.null > 0 and net.n_params < 4.1e6 and not net.training
     own = GuidedUNet.pretrained('city')
-    test_eq(own.scheduler.config.prediction_type, sched.config.prediction_type)
+    eq(own.scheduler.config.prediction_type, sched.config.prediction_type)
     for a,b in zip(net.parameters(), own.parameters()): assert torch.equal(a, b)
 
 def test_figures():
@@ -69,29 +69,29 @@ def test_guidance():
 
 def test_recommended_guidance(pairs, tmp_path):
     "The model's own scale is the default, also after further training with null examples; a scale of yours goes first"
-    test_eq(load_model('city')[0].info['guidance'], 1.5)
+    eq(load_model('city')[0].info['guidance'], 1.5)
     row = lambda d: read_jsonl(tmp_path/d/'manifest.jsonl')[0]['guidance']
     for d,more in dict(a=[], b=['--guidance', '1']).items():
         assert main(['sample', 'city', str(pairs), str(tmp_path/d), '--limit', '1', '--steps', '1', *more]) == 0
-    test_eq((row('a'), row('b')), (1.5, 1.))
+    eq((row('a'), row('b')), (1.5, 1.))
     for d,null in dict(with_null=[], without=['--null', '0']).items():
         args = ['--init', 'city', '--steps', '1', '--batch-size', '2', '--size', '32', '--precision', 'fp32', '--device', 'cpu']
         assert main(['train', str(pairs), str(tmp_path/d), *args, *null]) == 0
-    test_eq([load_model(tmp_path/d)[0].info.get('guidance') for d in ('with_null', 'without')], [1.5, None])
+    eq([load_model(tmp_path/d)[0].info.get('guidance') for d in ('with_null', 'without')], [1.5, None])
 
 def test_name(tmp_path, monkeypatch):
     "`city` is the packaged model, also beside a folder of that name, unless that holds a model"
     monkeypatch.chdir(tmp_path)
     (tmp_path/'city').mkdir()
-    test_eq(load_model('city')[0].size, 128)
+    eq(load_model('city')[0].size, 128)
     save_model(tmp_path/'city', create_unet('tiny', size=32), noise_schedule())
-    test_eq(load_model('city')[0].size, 32)
+    eq(load_model('city')[0].size, 32)
     assert main(['sample', 'nowhere', 'city', 'out']) == 2
 
 def test_sample(city, pairs, tmp_path):
     "The command paints a pair store and a folder of masks"
     assert main(['sample', 'city', str(pairs), str(tmp_path/'a'), '--limit', '2', '--steps', '2', '--guidance', '2']) == 0
-    test_eq([load_image(f).shape for f in sorted((tmp_path/'a'/'image').iterdir())], [(128,128,3)]*2)
+    eq([load_image(f).shape for f in sorted((tmp_path/'a'/'image').iterdir())], [(128,128,3)]*2)
     save_mask(tmp_path/'masks'/'m.png', tiles(1)[0][1])
     assert main(['sample', 'city', str(tmp_path/'masks'), str(tmp_path/'b'), '--steps', '2']) == 0
     assert main(['sample', 'city', str(tmp_path/'masks'), str(tmp_path), '--steps', '2']) == 2          # not over its masks
@@ -102,10 +102,10 @@ def test_init(pairs, tmp_path):
     assert main([*args, '--steps', '1', '--lr', '1e-9']) == 0
     net, _ = load_model(tmp_path/'m')
     was = load_model('city')[0]
-    test_eq((net.size, net.cond.to_dict(), net.preset), (32, was.cond.to_dict(), was.preset))
+    eq((net.size, net.cond.to_dict(), net.preset), (32, was.cond.to_dict(), was.preset))
     for a,b in zip(net.parameters(), was.parameters()): assert (a-b).abs().max() < 1e-6
     assert main([*args, '--steps', '2', '--lr', '1e-9', '--resume']) == 0
-    test_eq(load_model(tmp_path/'m')[0].info['step'], 2)
+    eq(load_model(tmp_path/'m')[0].info['step'], 2)
 
 def test_other_classes(tmp_path):
     "A data set with other classes keeps what matches by name: the building class, whatever it is called, and `road`"
@@ -113,18 +113,18 @@ def test_other_classes(tmp_path):
     net = load_model('city')[0]
     new = adapt(net, Conditioning(classes, ('classes', 'distance'), gsd=True))
     old_w, new_w = (n.unet.conv_in.weight.unflatten(1, (-1, 16)) for n in (net, new))
-    test_eq(new.cond.names, ['ground', 'house', 'Road', 'distance'])
+    eq(new.cond.names, ['ground', 'house', 'Road', 'distance'])
     for k,j in ((0, 0), (2, 2), (4, 3+1), (5, 3+2), (6, 3+8)): assert torch.equal(new_w[:,k], old_w[:,j])      # images, building, road, distance
-    test_eq(new_w[:,3].abs().max().item(), 0.)
+    eq(new_w[:,3].abs().max().item(), 0.)
     rows = dict(image=lambda im, m: im, mask=lambda im, m: np.where(m == 1, 1, np.where(m == 2, 2, 0)).astype(np.uint8))
     for i,(im,m,_) in enumerate(tiles(4)):
         save_image(tmp_path/'image'/'train'/f'{i}.png', im)
         save_mask(tmp_path/'mask'/'train'/f'{i}.png', rows['mask'](im, m), classes)
     (tmp_path/'classes.json').write_text(json.dumps(classes.to_dict()))
     said = main(['pairs', str(tmp_path/'image'), str(tmp_path/'mask'), str(tmp_path/'pairs'), '--classes', str(tmp_path/'classes.json')])
-    test_eq(said, 0)
+    eq(said, 0)
     assert main(['train', str(tmp_path/'pairs'), str(tmp_path/'m'), '--init', 'city', '--steps', '1', '--batch-size', '2', '--device', 'cpu']) == 0
-    test_eq(load_model(tmp_path/'m')[0].cond.classes.names[1], 'house')
+    eq(load_model(tmp_path/'m')[0].cond.classes.names[1], 'house')
 
 def test_stream():
     "No tile twice, none of another use; the same position is the same tile"
@@ -134,7 +134,7 @@ def test_stream():
     got = lambda seed, i, size, gsd: seen.append((seed, i)) or city_tile(1, 0, 32)
     tiles_of.tile.__func__.__globals__['city_tile'] = got
     for p in range(3000): tiles_of.tile(p)
-    test_eq(len(set(seen)), 3000)
+    eq(len(set(seen)), 3000)
     assert all(m['PAINTER'] <= s < m['READER'] for s,_ in seen)
     tiles_of.tile.__func__.__globals__['city_tile'] = city_tile
     a,b = tiles_of[[5, 6]], tiles_of[[5, 6]]
@@ -168,7 +168,7 @@ def test_run(city, tmp_path):
         '--precision', 'fp32', '--device', 'cpu']
     assert main(args) == 0
     d = json.loads((tmp_path/'run'/'report.json').read_text())
-    test_eq((d['model']['preset'], set(d['fidelity']['trained'])), ('compact', {'before', 'after'}))
+    eq((d['model']['preset'], set(d['fidelity']['trained'])), ('compact', {'before', 'after'}))
     assert 'trained on real images alone' in (tmp_path/'run'/'report.html').read_text()
     assert main([*args[:3], '--init', 'nowhere']) == 2 and main([*args[:3], '--reader', 'nowhere']) == 2
 
@@ -182,18 +182,18 @@ def test_experiment(tmp_path):
 def test_demo(tmp_path, capsys):
     "The README's first command, with seconds of training: a first look, every stage, before and after in the report"
     out = tmp_path/'demo'
-    assert main(['demo', str(out), '--minutes', '.05']) == 0
+    assert main(['demo', '--out', str(out), '--minutes', '.05']) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert str(out/'painted.png') in first
-    test_eq(load_image(out/'painted.png').shape, (3*132, 8*132, 3))
+    eq(load_image(out/'painted.png').shape, (3*132, 8*132, 3))
     d = json.loads((out/'report.json').read_text())
     f, html = d['fidelity'], (out/'report.html').read_text()
     assert f['building']['ratio'] > .85
     assert f['trained']['before']['building'] > 0 < f['trained']['after']['building']
     assert 'What training changed' in html and 'trained on other images' in html
-    test_eq((d['model']['preset'], d['model']['size'], d['dataset']['faults'], d['arguments']['init']), ('compact', 128, 0, 'city'))
-    assert main(['demo', str(out), '--minutes', '.05']) == 0                # nothing is left to do
-    test_eq(capsys.readouterr().out.count('done already'), 5)
+    eq((d['model']['preset'], d['model']['size'], d['dataset']['faults'], d['arguments']['init']), ('compact', 128, 0, 'city'))
+    assert main(['demo', '--out', str(out), '--minutes', '.05']) == 0                # nothing is left to do
+    eq(capsys.readouterr().out.count('done already'), 5)
 
 def test_from_scratch_has_a_floor(monkeypatch):
     "`demo --from-scratch` makes 700 steps, whatever the clock says"
@@ -202,4 +202,4 @@ def test_from_scratch_has_a_floor(monkeypatch):
     monkeypatch.setattr(cli, 'run', lambda *a, **kw: asked.update(kw))
     monkeypatch.setattr('rsguided.city.city', lambda *a, **kw: None)
     cli.demo('nowhere', from_scratch=True)
-    test_eq((asked['min_steps'], asked.get('init')), (700, None))
+    eq((asked['min_steps'], asked.get('init')), (700, None))
