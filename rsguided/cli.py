@@ -132,6 +132,7 @@ def estimate(
     mask = z(a.size, a.size).long()
     batch = z(3, a.size, a.size), z().long(), model.cond(mask, mask)
     with torch.no_grad(): fwd = seconds_of(lambda: model(*batch).mean().item())
+    if model.info.get('guidance', 1.) != 1: fwd *= 2     # with the mask and without it
     of_steps = lambda n: min(step_seconds(model, a.batch_size, 3))*n/60
     train = max(a.minutes, of_steps(a.min_steps) if a.min_steps else 0) if a.minutes else of_steps(a.steps)
     disk = (model.n_params*20 + n*a.size**2*3)/1e6   # weights, their average, two moments of Adam; two copies of each PNG
@@ -159,9 +160,11 @@ def model_stage(a):
     def make(fresh):
         print(estimate(a, len(PairStore(a.out/'pairs')['train'])*a.per_mask))
         train(a.out/'pairs', a.out/'model', a.preset, a.size, a.steps, minutes=a.minutes, batch_size=a.batch_size,
-            min_steps=a.min_steps, lr=a.lr, init=a.init, symmetries=a.symmetries, save_every=a.save_every, resume=not fresh, overwrite=fresh, seed=a.seed,
+            min_steps=a.min_steps, lr=a.lr, init=a.init, symmetries=a.symmetries, save_every=a.save_every,
+            resume=not fresh, overwrite=fresh, seed=a.seed,
             device=a.device, precision=a.precision, workers=a.workers, draw=preview)
-    return args, dict(steps=a.steps, minutes=a.minutes), make, a.overwrite
+    more = dict(steps=a.steps, minutes=a.minutes) | (dict(min_steps=a.min_steps) if a.min_steps else {})
+    return args, more, make, a.overwrite
 
 def synthetic_stage(a):
     from rsguided.sample import sample
